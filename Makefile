@@ -1,0 +1,56 @@
+# The commands of this repository. Each does its own set-up, in .venv, and does it again only when what it needs has changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Handed to pytest as they are: make test PYTEST_FLAGS='-x tests/config'
+PYTEST_FLAGS ?=
+
+.PHONY: help serve test check docs
+
+help:
+	@echo "make serve   the demo project with nine workers, on http://127.0.0.1:8000 (Ctrl-C stops it)"
+	@echo "make test    make check, then all tests"
+	@echo "make check   lint, types, import contracts"
+	@echo "make docs    write the generated pages of docs/ anew"
+
+# exec: Arbiter takes the shell's place, so that a signal reaches it and its exit status is the recipe's.
+serve: .venv/.serve
+	cd deploy/demo && ../../$(BIN)/python manage.py migrate --noinput --verbosity 0
+	cd deploy/demo && exec ../../$(BIN)/arbiter -w 9 project.wsgi:application
+
+# PYTHONSAFEPATH: the top-level folders config/ and workers/ must not be importable under these names (docs/adr/0001).
+# loadgroup: the tests that share one wheel or one installation run in one process.
+test: check
+	PYTHONSAFEPATH=1 $(BIN)/pytest -n auto --dist loadgroup $(PYTEST_FLAGS)
+
+check: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONSAFEPATH=1 $(BIN)/lint-imports
+
+docs: .venv/.test
+	$(BIN)/python -m arbiter.config.render > docs/settings.md
+
+.venv/.serve: pyproject.toml deploy/demo/requirements.txt | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --editable . --requirement deploy/demo/requirements.txt
+	@touch $@
+
+.venv/.test: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# Debian's python3 has no ensurepip, and so makes no usable .venv, without the package python3-venv.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Arbiter needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+	       "Install one, and name it: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'from ensurepip import bootstrap' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "$(PYTHON) has no ensurepip: installing Debian's package python3-venv."; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+	  else \
+	    echo "$(PYTHON) has no ensurepip, which a .venv needs. On Debian and Ubuntu, as root:" \
+	         "apt-get install python3-venv" >&2; exit 1; \
+	  fi; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,1 @@
+"""Settings: one table, its sources, and what they resolve to."""

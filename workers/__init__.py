@@ -1,0 +1,1 @@
+"""The worker process: everything here runs in the child, after the fork."""

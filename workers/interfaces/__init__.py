@@ -1,0 +1,1 @@
+"""Interfaces between a protocol and an application: WSGI, ASGI."""
