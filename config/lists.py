@@ -1,0 +1,151 @@
+"""Kinds whose values are several: addresses, paths, environment variables.
+
+A list comes as a native list, or as text cut at a separator, or one item at a time from a flag that is repeated.
+"""
+
+from __future__ import annotations
+
+import re
+
+from arbiter.config.addresses import Address, parse_address
+from arbiter.config.kinds import Kind, Path, Plain, Refused, Takes
+
+
+class Addresses(Kind[tuple[Address, ...]]):
+    """One or more addresses to listen on."""
+
+    expected = "host:port, [v6]:port, unix:/path or fd://N"
+    example = "127.0.0.1:8000"
+    metavar = "ADDRESS"
+    takes = Takes.MANY
+
+    def parse(self, raw: object) -> tuple[Address, ...]:
+        """The addresses, from a list, or from text with commas; a bare number is a port on this machine."""
+        addresses = []
+        for item in _items(raw, separator=","):
+            if not isinstance(item, str | int) or isinstance(item, bool):
+                raise self.refused()
+            try:
+                addresses.append(parse_address(str(item)))
+            except ValueError as error:
+                raise self.refused(str(error)) from None
+        if not addresses:
+            raise self.refused()
+        return tuple(addresses)
+
+    def render(self, value: tuple[Address, ...]) -> Plain:
+        """Their canonical forms."""
+        return [str(address) for address in value]
+
+    def anchored(self, value: tuple[Address, ...], directory: str) -> tuple[Address, ...]:
+        """The addresses, their socket files absolute."""
+        return tuple(address.anchored(directory) for address in value)
+
+
+class Paths(Kind[tuple[str, ...]]):
+    """Directories or files, in order; there may be none."""
+
+    expected = "paths, in a list or with commas"
+    metavar = "PATHS"
+
+    def __init__(self, *, example: str) -> None:
+        self.example = example
+        self._path = Path(example=example)
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """The paths as written."""
+        if raw is None:
+            return ()
+        try:
+            return tuple(self._path.parse(item) for item in _items(raw, separator=","))
+        except Refused:
+            raise self.refused() from None
+
+    def render(self, value: tuple[str, ...]) -> Plain:
+        """A list."""
+        return list(value)
+
+    def anchored(self, value: tuple[str, ...], directory: str) -> tuple[str, ...]:
+        """Absolute paths."""
+        return tuple(self._path.anchored(item, directory) for item in value)
+
+
+class Targets(Kind[tuple[str, ...]]):
+    """Paths of requests, in order; there may be none."""
+
+    expected = "paths that begin with /, in a list or with commas"
+    metavar = "PATHS"
+    example = "/,/login"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """The paths as written."""
+        if raw is None:
+            return ()
+        items = tuple(str(item) for item in _items(raw, separator=","))
+        if not all(item.startswith("/") and item.isascii() and item.isprintable() and " " not in item for item in items):
+            raise self.refused()
+        return items
+
+    def render(self, value: tuple[str, ...]) -> Plain:
+        """A list."""
+        return list(value)
+
+
+class EnvPairs(Kind[tuple[tuple[str, str], ...]]):
+    """Environment variables, in order, the last of a name winning."""
+
+    expected = "NAME=value"
+    example = "DJANGO_SETTINGS_MODULE=project.settings"
+    metavar = "NAME=VALUE"
+    takes = Takes.MANY
+    is_secret = True
+    MASK = "***"
+    # Words in the names of variables that hold secrets, and URLs that carry a password.
+    _WITHIN_NAME = r"(?i)SECRET|PASS|PWD|TOKEN|KEY|CREDENTIAL|PRIVATE|AUTH|DSN|SALT|COOKIE"
+    _URL_LOGIN = r"(://[^/@\s:]*):[^/@\s]*@"
+
+    def parse(self, raw: object) -> tuple[tuple[str, str], ...]:
+        """The pairs, from a list of "NAME=value", from text with one pair on each line, or from a table."""
+        if raw is None:
+            return ()
+        if isinstance(raw, dict):
+            return self._once([self._pair(name, value) for name, value in raw.items()])
+        pairs = []
+        # No comma cuts here, and nothing cuts inside a list: a value may hold both.
+        for item in raw if isinstance(raw, list | tuple) else _items(raw, separator="\n"):
+            name, equals, value = item.partition("=") if isinstance(item, str) else ("", "", "")
+            if not equals:
+                raise self.refused()
+            pairs.append(self._pair(name, value))
+        return self._once(pairs)
+
+    def _pair(self, name: object, value: object) -> tuple[str, str]:
+        # A name is not empty and holds neither "=" nor NUL: environ(7), and what putenv(3) takes.
+        name = name.strip() if isinstance(name, str) else ""
+        if not name or "=" in name or not isinstance(value, str) or "\0" in name + value:
+            raise self.refused()
+        return name, value
+
+    @staticmethod
+    def _once(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        return tuple(dict(pairs).items())
+
+    def render(self, value: tuple[tuple[str, str], ...]) -> Plain:
+        """A list of "NAME=value"."""
+        return [f"{name}={text}" for name, text in value]
+
+    def masked(self, value: tuple[tuple[str, str], ...]) -> Plain:
+        """The same list with every value hidden whose name or form says that it is a secret."""
+        return [f"{name}={self._mask(name, text)}" for name, text in value]
+
+    def _mask(self, name: str, text: str) -> str:
+        return self.MASK if re.search(self._WITHIN_NAME, name) else re.sub(self._URL_LOGIN, rf"\1:{self.MASK}@", text)
+
+
+def _items(raw: object, separator: str) -> list[object]:
+    """The items of a list and of text, all cut at `separator`, or the value alone."""
+    if isinstance(raw, str):
+        return [part.strip() for part in raw.split(separator) if part.strip()]
+    if isinstance(raw, list | tuple):
+        return [piece for item in raw for piece in _items(item, separator)]
+    return [raw]

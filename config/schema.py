@@ -1,0 +1,426 @@
+"""The table of settings. Everything else about settings is derived from it.
+
+Each row is one field of `Settings`: its type for mypy, and beside it how it is read, its default, its flags, where it
+stands in the documentation, and what a reload does with it. The command line, the environment, both kinds of file,
+`--help`, `--print-config` and docs/settings.md are all made from these rows, so a setting is added here and nowhere
+else. Three rules:
+
+* a setting that Gunicorn has keeps Gunicorn's name, flags, meaning and, unless the doc says why not, default;
+* a setting that nothing honours does not exist;
+* the first sentence of a doc is the line that `--help` shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from arbiter.config import kinds, lists
+from arbiter.config.addresses import Address, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+Applies = Literal["reload", "restart"]
+
+_ROW = "arbiter.setting"  # where a field's metadata keeps its row
+_INT_MAX = 2**31 - 1  # listen(2) takes a C int
+
+# The access log line of Gunicorn: the "combined" format of Apache, whose atoms it borrowed.
+GUNICORN_ACCESS_LOG = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+
+
+class Setting(NamedTuple):
+    """One row of the table: what the sources, the help and the documentation need of a setting."""
+
+    name: str
+    default: Any
+    kind: kinds.Kind[Any]
+    section: str
+    doc: str
+    flags: tuple[str, ...]
+    applies: Applies
+    environment: tuple[tuple[str, str], ...]
+    default_text: str
+
+    @property
+    def variable(self) -> str:
+        """Its own environment variable."""
+        return f"ARBITER_{self.name.upper()}"
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation, without the full stop."""
+        return self.doc.partition(". ")[0].removesuffix(".")
+
+    @property
+    def flag(self) -> str:
+        """The flag that messages name."""
+        return next((flag for flag in self.flags if flag.startswith("--")), self.variable)
+
+
+def setting(
+    kind: kinds.Kind[T],
+    *,
+    default: T,
+    section: str,
+    doc: str,
+    flags: tuple[str, ...] = (),
+    applies: Applies = "reload",
+    environment: tuple[tuple[str, str], ...] = (),
+    default_text: str = "",
+) -> T:
+    """A row of the table, to be the default of a field of `Settings`.
+
+    Args:
+        kind: how values are read and written.
+        default: the value when no source gives one.
+        section: the heading it stands under, in `--help` and in the documentation.
+        doc: sentences of Markdown; the first is the help line.
+        flags: on the command line, short before long.
+        applies: "reload" when SIGHUP is enough to change it, "restart" when it is kept until the next start.
+        environment: variables other than its own that give it, with the form of the value ("{}" is the variable's).
+        default_text: the default in words, where it is worked out from the machine.
+
+    """
+    row = Setting("", default, kind, section, doc, flags, applies, environment, default_text)  # the field names it
+    return field(default=default, metadata={_ROW: row})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting with its final value. Durations are seconds, sizes are bytes; `resolve` makes paths absolute."""
+
+    wsgi_app: str | None = setting(
+        kinds.Nullable(kinds.Import()),
+        default=None,
+        section="Application",
+        doc="The application to serve, as `module:attribute`. The attribute defaults to `application`; "
+        "`module:factory()` calls a factory. On the command line it is the argument without a flag.",
+    )
+    chdir: str = setting(
+        kinds.Path(example="/srv/project"),
+        default=".",
+        section="Application",
+        flags=("--chdir",),
+        doc="Work in this directory. The application is imported from it, and relative paths in other settings start here.",
+    )
+    pythonpath: tuple[str, ...] = setting(
+        lists.Paths(example="lib,vendor"),
+        default=(),
+        section="Application",
+        flags=("--pythonpath",),
+        doc="Import from these directories as well. They come before everything else on `sys.path`.",
+    )
+    raw_env: tuple[tuple[str, str], ...] = setting(
+        lists.EnvPairs(),
+        default=(),
+        section="Application",
+        flags=("-e", "--env"),
+        doc="Set an environment variable for the application; repeat for more. In a file: a list of `NAME=value`, or "
+        "a table. Values that look like secrets are never printed.",
+    )
+    bind: tuple[Address, ...] = setting(
+        lists.Addresses(),
+        default=(parse_address("127.0.0.1:8000"),),
+        section="Sockets",
+        flags=("-b", "--bind"),
+        environment=(("PORT", "0.0.0.0:{}"),),  # what platforms such as Heroku set; Gunicorn reads it the same way
+        doc="Listen on this address; repeat for more. Forms: `host:port`, `[v6]:port`, `host` (port 8000), `:port` "
+        "(every IPv4 address), `port` (127.0.0.1), `unix:/path`, `unix:@abstract`, `fd://N` (a socket that was "
+        "inherited). Port 0 lets the kernel choose.",
+    )
+    backlog: int = setting(
+        kinds.Whole(1, _INT_MAX, example=2048),
+        default=2048,
+        section="Sockets",
+        flags=("--backlog",),
+        doc="Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.",
+    )
+    workers: int = setting(
+        kinds.Count(),
+        default=kinds.Count.AUTO,
+        default_text="2 x cores + 1",
+        section="Workers",
+        flags=("-w", "--workers"),
+        environment=(("WEB_CONCURRENCY", "{}"),),
+        doc="Worker processes. `auto` is 2 x cores + 1, where cores respects CPU affinity and the CPU quota of the "
+        "container. Gunicorn's default is 1.",
+    )
+    worker_class: str = setting(
+        kinds.Choice("auto", "sync"),
+        default="auto",
+        section="Workers",
+        flags=("-k", "--worker-class"),
+        doc="The kind of worker. `sync` serves one request at a time; `auto` leaves the choice to Arbiter.",
+    )
+    min_uptime: float = setting(
+        kinds.Duration(example="5s"),
+        default=5.0,
+        section="Workers",
+        flags=("--min-uptime",),
+        doc="A worker that lived this long ends a crash loop. Until then each restart of it waits longer than the one before.",
+    )
+    max_requests: int = setting(
+        kinds.Whole(example=1000),
+        default=0,
+        section="Workers",
+        flags=("--max-requests",),
+        doc="Replace a worker after this many requests. It serves until its successor is ready. 0: never.",
+    )
+    max_requests_jitter: int = setting(
+        kinds.Whole(example=100),
+        default=0,
+        section="Workers",
+        flags=("--max-requests-jitter",),
+        doc="Up to this many requests more, different for each worker. So not all are replaced at the same time.",
+    )
+    max_lifetime: float = setting(
+        kinds.Duration(example="12h"),
+        default=0.0,
+        section="Workers",
+        flags=("--max-lifetime",),
+        doc="Replace a worker that has been ready for so long. It serves until its successor is ready. 0: never.",
+    )
+    max_lifetime_jitter: float = setting(
+        kinds.Duration(example="1h"),
+        default=0.0,
+        section="Workers",
+        flags=("--max-lifetime-jitter",),
+        doc="Up to this much later, different for each worker.",
+    )
+    max_worker_memory: int = setting(
+        kinds.Size(example="400MiB"),
+        default=0,
+        section="Workers",
+        flags=("--max-worker-memory",),
+        doc="Replace a worker that uses more memory than this. What counts is its proportional share (PSS), looked at every "
+        "5 seconds. It serves until its successor is ready. 0: no limit.",
+    )
+    max_worker_memory_hard: int = setting(
+        kinds.Size(example="800MiB"),
+        default=0,
+        section="Workers",
+        flags=("--max-worker-memory-hard",),
+        doc="Kill a worker that uses more memory than this. Its stacks are logged before. 0: no limit.",
+    )
+    give_up_after: float = setting(
+        kinds.Duration(example="5m"),
+        default=0.0,
+        section="Workers",
+        flags=("--give-up-after",),
+        doc="End the service with an error when no worker is ready for so long. 0: never; workers are tried again for ever.",
+    )
+    touch_reload: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/srv/project/reload")),
+        default=None,
+        default_text="none",
+        section="Reload",
+        flags=("--touch-reload",),
+        doc="Reload when the time of this file changes, as SIGHUP does.",
+    )
+    upgrade_keep: float = setting(
+        kinds.Duration(example="60s"),
+        default=0.0,
+        section="Reload",
+        flags=("--upgrade-keep",),
+        doc="How long the old supervisor stays after an upgrade (SIGUSR2), without workers. If the new one ends in that time, "
+        "the old one takes the service back.",
+    )
+    warmup: tuple[str, ...] = setting(
+        lists.Targets(),
+        default=(),
+        section="Reload",
+        flags=("--warmup",),
+        doc="Request these paths in each new worker before it is ready, inside the process. An answer of 500 or above fails "
+        "its boot.",
+    )
+    prove: float = setting(
+        kinds.Duration(example="1s"),
+        default=1.0,
+        section="Reload",
+        flags=("--prove",),
+        doc="How long the first worker of a reload must stay ready. Only then are the others replaced; if it dies "
+        "first, the reload is refused and the old workers go on.",
+    )
+    surge: int = setting(
+        kinds.Whole(1, example=1),
+        default=1,
+        section="Reload",
+        flags=("--surge",),
+        doc="Workers above the count while others are replaced. More makes a reload quicker, and takes more memory "
+        "while it runs.",
+    )
+    boot_timeout: float = setting(
+        kinds.Duration(0.1, example="60s"),
+        default=60.0,
+        section="Deadlines",
+        flags=("--boot-timeout",),
+        doc="How long a worker may take to become ready. A worker that is still importing after this is killed.",
+    )
+    timeout: float = setting(
+        kinds.Duration(example="30s"),
+        default=30.0,
+        section="Deadlines",
+        flags=("-t", "--timeout"),
+        doc="How long a worker may be stuck. In a sync worker this is the time for a whole request. The worker is "
+        "replaced after it. 0: for ever.",
+    )
+    slow_request_time: float = setting(
+        kinds.Duration(example="5s"),
+        default=0.0,
+        section="Deadlines",
+        flags=("--slow-request-time",),
+        doc="Log requests that take longer than this, with the stacks of their worker. They are not harmed. 0: never.",
+    )
+    graceful_timeout: float = setting(
+        kinds.Duration(example="30s"),
+        default=30.0,
+        section="Deadlines",
+        flags=("--graceful-timeout",),
+        doc="How long requests may go on after a stop or a reload. Workers that are still busy are killed then.",
+    )
+    head_timeout: float = setting(
+        kinds.Duration(0.1, example="10s"),
+        default=10.0,
+        section="Deadlines",
+        flags=("--head-timeout",),
+        doc="How long a client may take to send a request's head. Its connection is closed after that.",
+    )
+    write_timeout: float = setting(
+        kinds.Duration(0.1, example="30s"),
+        default=30.0,
+        section="Deadlines",
+        flags=("--write-timeout",),
+        doc="How long a client may read nothing of a response. Its connection is closed after that.",
+    )
+    http: str = setting(
+        kinds.Choice("auto", "httptools", "h11"),
+        default="auto",
+        section="HTTP",
+        flags=("--http",),
+        doc="The HTTP parser. `httptools` is fast and in C, `h11` is in Python; both follow the same rules. `auto` is "
+        "httptools where it is installed.",
+    )
+    limit_request_line: int = setting(
+        kinds.Size(example="4094"),
+        default=4094,
+        section="HTTP",
+        flags=("--limit-request-line",),
+        doc="Bytes in a request line. A longer one is answered with 414. 0: no limit.",
+    )
+    limit_request_fields: int = setting(
+        kinds.Whole(example=100),
+        default=100,
+        section="HTTP",
+        flags=("--limit-request-fields",),
+        doc="Header fields in a request. More are answered with 431. 0: no limit.",
+    )
+    limit_request_field_size: int = setting(
+        kinds.Size(example="8190"),
+        default=8190,
+        section="HTTP",
+        flags=("--limit-request-field-size", "--limit-request-field_size"),  # the second is Gunicorn's spelling
+        doc="Bytes in one header field, name and value. A longer one is answered with 431. 0: no limit.",
+    )
+    limit_request_body: int = setting(
+        kinds.Size(example="10MiB"),
+        default=0,
+        default_text="no limit",
+        section="HTTP",
+        flags=("--limit-request-body",),
+        doc="Bytes in a request's body. A longer one is answered with 413. 0: no limit.",
+    )
+    errorlog: str = setting(
+        kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),
+        default="-",
+        section="Logging",
+        flags=("--error-logfile", "--log-file"),
+        doc="Write the log here. `-` is standard error. SIGUSR1 opens the file again after it was moved.",
+    )
+    loglevel: str = setting(
+        kinds.Choice("debug", "info", "warning", "error", "critical"),
+        default="info",
+        section="Logging",
+        flags=("--log-level",),
+        doc="The least severe line that is logged.",
+    )
+    accesslog: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/var/log/arbiter/access.log", dash="standard output")),
+        default=None,
+        default_text="off",
+        section="Logging",
+        flags=("--access-logfile",),
+        doc="Write one line for each request here. `-` is standard output. Empty: none.",
+    )
+    access_log_format: str = setting(
+        kinds.Text(example="%(h)s %(r)s %(s)s"),
+        default=GUNICORN_ACCESS_LOG,
+        default_text="Apache's combined format",
+        section="Logging",
+        flags=("--access-logformat",),
+        doc="The form of an access log line. The atoms are Gunicorn's.",
+    )
+    pidfile: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/run/arbiter.pid")),
+        default=None,
+        default_text="none",
+        section="Process",
+        flags=("-p", "--pid"),
+        applies="restart",
+        doc="Write the supervisor's process id to this file. It is removed when the supervisor ends.",
+    )
+    daemon: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Process",
+        flags=("-D", "--daemon"),
+        applies="restart",
+        doc="Run in the background. The command returns when the service serves, or with its error. Not needed under "
+        "systemd or in a container.",
+    )
+    user: str | None = setting(
+        kinds.Nullable(kinds.Text(example="www-data")),
+        default=None,
+        default_text="unchanged",
+        section="Process",
+        flags=("-u", "--user"),
+        doc="Run workers as this user, a name or a number. The supervisor stays who started it, so ports below 1024 and "
+        "root's files can be used.",
+    )
+    group: str | None = setting(
+        kinds.Nullable(kinds.Text(example="www-data")),
+        default=None,
+        default_text="the user's",
+        section="Process",
+        flags=("-g", "--group"),
+        doc="Run workers in this group, a name or a number.",
+    )
+    initgroups: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Process",
+        flags=("--initgroups",),
+        doc="Give workers all groups that the user is in. Without it they have one group.",
+    )
+    umask: int = setting(
+        kinds.Mode(),
+        default=0,
+        section="Process",
+        flags=("-m", "--umask"),
+        doc="The file mode mask of workers and of Unix sockets. 0, Gunicorn's default, takes no permission away.",
+    )
+    proc_name: str | None = setting(
+        kinds.Nullable(kinds.Text(example="shop")),
+        default=None,
+        default_text="the application",
+        section="Process",
+        flags=("-n", "--name"),
+        doc="The name in process titles.",
+    )
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType({f.name: f.metadata[_ROW]._replace(name=f.name) for f in fields(Settings)})
+SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(row.section for row in SETTINGS.values()))
