@@ -1,0 +1,203 @@
+"""The sync worker as a real server, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from serving import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness import Arbiter, Server
+
+pytestmark = pytest.mark.process
+
+APP = """
+import os, sys, time
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/boom":
+        raise RuntimeError("secret detail")
+    if path == "/exit":
+        sys.exit(3)
+    if path == "/read":
+        body = environ["wsgi.input"].read()
+    elif path == "/sleep":
+        time.sleep(30)
+    else:
+        body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [body]
+"""
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def serve(arbiter: Arbiter, *arguments: str, workers: int = 1) -> Server:
+    arbiter.write("live.py", APP)
+    return arbiter.serve(*arguments, workers=workers)
+
+
+@contextlib.contextmanager
+def connected(server: Server, data: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(server.tcp, timeout=20) as client:
+        client.sendall(data)
+        yield client
+
+
+def everything(client: socket.socket) -> bytes:
+    data = b""
+    while piece := client.recv(65536):
+        data += piece
+    return data
+
+
+def ask(server: Server, data: bytes = GET) -> Response:
+    with connected(server, data) as client:
+        return Response(everything(client))
+
+
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+def test_one_request_is_served_and_the_connection_closed(arbiter: Arbiter, parser: str) -> None:
+    server = serve(arbiter, "--http", parser)
+
+    for _ in range(3):
+        response = ask(server)
+        assert (response.status, response[b"connection"]) == (200, b"close")
+        assert int(response.body) == server.workers()[0].pid
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n", 413),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n", 414),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\n\r\n", 417),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200, 431),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 501),
+        (b"GET / HTTP/3.0\r\n\r\n", 505),
+        (b"GET /boom HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+        (b"GET /exit HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+    ],
+)
+def test_every_error_is_a_complete_response_and_the_worker_goes_on(arbiter: Arbiter, raw: bytes, status: int) -> None:
+    server = serve(arbiter, "--limit-request-body", "1000")
+    server.expect("secret detail", "SystemExit")
+    (worker,) = server.workers()
+
+    response = ask(server, raw)
+
+    assert response.status == status
+    assert response[b"content-type"] == b"text/plain; charset=utf-8"
+    assert response[b"connection"] == b"close"
+    assert response.body.startswith(b"%d " % status)
+    assert b"secret" not in response.body
+    assert ask(server).body == b"%d" % worker.pid
+    assert server.count("Traceback") == (status == 500)
+
+
+def test_a_client_that_says_nothing_and_leaves_is_not_worth_a_word(arbiter: Arbiter) -> None:
+    server = serve(arbiter)
+    before = server.log()
+    with connected(server):
+        pass
+    with connected(server, b"GET / HT"):
+        pass
+    with connected(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    assert ask(server).status == 200
+    assert server.log() == before
+
+
+def test_a_trickled_head_ends_at_its_deadline_and_is_told_so(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--head-timeout", "0.3")
+    began = time.monotonic()
+    with connected(server) as client:
+        with contextlib.suppress(OSError):
+            for byte in b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000:
+                client.send(bytes([byte]))
+                client.settimeout(0.02)
+                with contextlib.suppress(TimeoutError):
+                    data = client.recv(65536)
+                    break
+            else:
+                pytest.fail("it was let trickle on")
+        client.settimeout(20)
+        data += everything(client)
+
+    assert time.monotonic() - began < 5
+    assert Response(data).status == 408
+
+
+def test_a_silent_client_is_closed_at_the_deadline_without_a_word(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--head-timeout", "0.2")
+
+    assert ask_raw(server, b"") == b""
+    assert ask(server).status == 200
+
+
+def ask_raw(server: Server, data: bytes) -> bytes:
+    with connected(server, data) as client:
+        return everything(client)
+
+
+def test_a_slow_body_costs_its_client_the_connection_and_not_the_worker(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--timeout", "1", "--write-timeout", "20")
+    (worker,) = server.workers()
+
+    response = ask(server, b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+
+    assert response.status == 408
+    assert ask(server).body == b"%d" % worker.pid
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_a_refused_client_that_is_still_sending_gets_its_answer(arbiter: Arbiter, size: int) -> None:
+    """Without lingering the kernel resets the connection, and the answer is lost."""
+    server = serve(arbiter, "--limit-request-body", "10")
+    with connected(server) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        client.sendall(b"x" * size)
+
+        assert Response(everything(client)).status == 413
+
+
+def test_a_pipelining_client_gets_the_first_answer_and_no_reset(arbiter: Arbiter) -> None:
+    server = serve(arbiter)
+    with connected(server, GET * 50) as client:
+        response = Response(everything(client))
+
+    assert (response.status, response[b"connection"]) == (200, b"close")
+    assert len(response.body) < 10
+
+
+def test_100_continue_comes_when_the_application_reads(arbiter: Arbiter) -> None:
+    server = serve(arbiter)
+    with connected(server, b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n") as client:
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"hi")
+        assert Response(everything(client)).body == b"hi"
+
+
+def test_the_access_log_has_a_line_for_each_request(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--access-logfile", "-", "--access-logformat", '%(h)s "%(r)s" %(s)s %(B)s')
+    server.expect("secret detail")
+    ask(server, b"GET /read?a=b HTTP/1.1\r\nHost: a\r\n\r\n")
+    ask(server, b"GET /boom HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.stop()
+
+    assert server.out().splitlines() == [
+        '127.0.0.1 "GET /read?a=b HTTP/1.1" 200 0',
+        '127.0.0.1 "GET /boom HTTP/1.1" 500 0',
+    ]

@@ -1,0 +1,284 @@
+"""A worker's life in the child: order, signals, application, READY, serve, drain, exit.
+
+What all kinds share is here: how a worker hears (channel, signals, lifeline) and how it waits. A kind has one method of its
+own, `serve`. Rules: the application is loaded with the default dispositions of all signals, so that a boot that hangs
+can be ended by any of them; after READY nothing but `poll` blocks without a deadline; `Interrupted` is caught here only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import fcntl
+import importlib
+import os
+import random
+import select
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from http import HTTPStatus
+from signal import Signals
+from typing import TYPE_CHECKING, Any, Final
+
+import setproctitle
+
+from arbiter.workers.app import BootError, is_asgi, load
+from arbiter.workers.contract import (
+    DUMP_SIGNAL,
+    KINDS,
+    Decoder,
+    Doing,
+    Exit,
+    Failed,
+    Interrupted,
+    Ready,
+    ReopenLogs,
+    Retire,
+    Retiring,
+    Spent,
+    encode,
+)
+from arbiter.workers.privileges import drop
+from arbiter.workers.protocols.policy import Refusal
+
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+
+    from arbiter.workers.contract import Message, Order
+
+ORPHAN_GRACE: Final = 1.0
+"""Seconds that a worker takes to finish its request once the supervisor is gone: long enough for a usual request, short
+enough that a new service can have the sockets before anybody asks why it doesn't start."""
+LONGEST_POLL: Final = 15.0
+"""Longest wait for a connection, in seconds, whatever the timeout: each ends in an attempt to accept, which finds a
+connection whose wake-up went to a worker that was stopped before it could accept."""
+
+
+class Worker(ABC):
+    """What every kind of worker has."""
+
+    def __init__(self, order: Order, app: Any) -> None:
+        self.order = order
+        self.settings = order.settings
+        self.app = app
+        self.log = order.log
+        self.access = order.access
+        self.row = order.row
+        self.listeners = order.listeners
+        self.retiring = False
+        """Whether it has been told to go: finish, and return from `serve`."""
+        self.last = False
+        """Whether nobody comes after it: when `retiring`, it first takes all that waits in the backlog."""
+        self._interrupted = False
+        self._decoder = Decoder()
+        self._by_fd = {listener.fileno(): listener for listener in order.listeners}
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._epoll.register(order.channel, select.EPOLLIN)
+        self._epoll.register(order.lifeline, 0)  # EPOLLHUP needs no asking for
+
+        self._requests_left = 0
+        if self.settings.max_requests:
+            self._requests_left = self.settings.max_requests + random.randint(0, self.settings.max_requests_jitter)  # noqa: S311
+
+    @abstractmethod
+    def warm(self, path: str) -> int:
+        """The status with which the application answers a GET of `path`, made in this process.
+
+        Raises:
+            Refusal: `path` is not a request's target.
+        """
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Serve until `retiring`, then finish what was begun, and return."""
+
+    def poll(self, timeout: float | None = None) -> list[socket.socket]:
+        """The listeners that may have a connection; waits up to `timeout` seconds for one, or for an order.
+
+        Vouches for the worker meanwhile. May return listeners that have none, or nothing: look at `retiring`, ask again.
+        """
+        patience = min(self.settings.timeout / 2 or LONGEST_POLL, LONGEST_POLL)
+        wait = patience if timeout is None else min(timeout, patience)
+        self.vouch()
+        ready = self._epoll.poll(wait)
+        self.vouch()
+        if not ready:
+            return list(self.listeners)
+        found = []
+        for fd, _ in ready:
+            if listener := self._by_fd.get(fd):
+                found.append(listener)
+            elif fd == self._wake_read:
+                os.read(fd, 4096)
+            elif fd == self.order.lifeline:
+                self._orphaned()
+            else:
+                self._hear()
+        return found
+
+    def vouch(self) -> None:
+        """Say that the worker is alive and expects to say so again within `timeout`."""
+        timeout = self.settings.timeout
+        self.row.beat(time.monotonic() + timeout if timeout else 0.0)
+
+    def count_request(self) -> None:
+        """A request is over; the one that uses up `max_requests` makes the worker ask for a successor."""
+        if self._requests_left:
+            self._requests_left -= 1
+            if not self._requests_left:
+                self.say(Spent(f"it has served its {self.settings.max_requests} requests or more (max_requests)"))
+
+    def say(self, message: Message) -> None:
+        """Tell the supervisor; if it is not there to hear, the lifeline tells us so soon enough."""
+        try:
+            self.order.channel.sendall(encode(message))
+        except OSError:
+            pass
+
+    def start(self) -> None:
+        """Take signals, wait on the listeners, and say READY."""
+        for listener in self.listeners:
+            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGQUIT, self._on_interrupt)
+        signal.signal(signal.SIGUSR1, self._on_reopen)
+        signal.signal(signal.SIGIO, self._on_lifeline)
+        self.vouch()
+        self.row.phase(Doing.IDLE)
+        self.say(Ready())
+
+    def _hear(self) -> None:
+        """Read the channel."""
+        try:
+            data = self.order.channel.recv(65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._orphaned()
+        for message in self._decoder.feed(data):
+            match message:
+                case Retire(last):
+                    self.retiring = True
+                    self.last = self.last or last
+                case ReopenLogs():
+                    self._reopen()
+
+    def _reopen(self) -> None:
+        try:
+            self.log.reopen()
+            if self.access:
+                self.access.reopen()
+        except Exception as error:  # noqa: BLE001 - a log that can't be reopened is no reason to stop serving
+            self.log.warning(f"{error} The file that is open goes on being written.")
+
+    def _on_term(self, _signum: int, _frame: FrameType | None) -> None:
+        if not self.retiring:
+            self.retiring = True
+            self.say(Retiring("SIGTERM was sent to the worker itself"))
+
+    def _on_interrupt(self, signum: int, _frame: FrameType | None) -> None:
+        if not self._interrupted:  # once is enough: the way out must not be interrupted
+            self._interrupted = True
+            raise Interrupted(Signals(signum).name)
+
+    def _on_reopen(self, _signum: int, _frame: FrameType | None) -> None:
+        self._reopen()
+
+    def _on_lifeline(self, _signum: int, _frame: FrameType | None) -> None:
+        """SIGIO: the pipe's other end was closed. It comes in the middle of a request too, where nothing polls."""
+        self._orphaned()
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone: finish the request within `ORPHAN_GRACE`; the kernel sees to it, whatever Python does."""
+        if self.retiring and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0]:
+            return
+        self.retiring = True
+        self._epoll.unregister(self.order.lifeline)
+        self._epoll.unregister(self.order.channel)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, ORPHAN_GRACE)
+        self.log.warning("the supervisor is gone; leaving")
+
+
+def run(order: Order) -> int:
+    """A worker's whole life. Called once in the child, by `spawn`. Returns the exit status."""
+    setproctitle.setproctitle(f"arbiter: worker {order.id.slot} (gen {order.generation}) [{order.title}]")
+    faulthandler.register(DUMP_SIGNAL, os.fdopen(order.dump, "wb", buffering=0), all_threads=True)
+    _watch_lifeline(order.lifeline)
+    try:
+        worker = _boot(order)
+        _warm_up(worker)
+        worker.start()
+        worker.serve()
+    except BootError as error:
+        order.channel.sendall(encode(error.failed))
+        return error.failed.code
+    except Interrupted:
+        pass
+    _run_exit_functions(order)
+    return Exit.OK
+
+
+def _watch_lifeline(lifeline: int) -> None:
+    """Have the kernel send SIGIO when the supervisor is gone (fcntl(2), F_SETOWN and O_ASYNC; pipes do it on Linux).
+
+    Until `Worker.start` its default action ends the process, also in the middle of an import that hangs. The owner belongs
+    to the open file, which all workers have inherited: this one opens the pipe anew, or only the youngest would be told.
+    """
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # it went before we looked
+        os._exit(Exit.OK)
+
+
+def _boot(order: Order) -> Worker:
+    """The worker with its application, ready to start."""
+    settings = order.settings
+    module, _, name = KINDS[order.kind].partition(":")
+    # Before privileges are dropped: Arbiter itself may be installed where the user can't read.
+    kind: type[Worker] = getattr(importlib.import_module(module), name)
+    os.environ.update(settings.raw_env)
+    os.environ["ARBITER_WORKER_ID"] = str(order.id.slot)
+    os.umask(settings.umask)
+    try:
+        drop(settings.user, settings.group, initgroups=settings.initgroups)
+    except (OSError, LookupError) as error:
+        wanted = f"user {settings.user}, group {settings.group}"
+        raise BootError(Failed(f"becoming {wanted}", f"{error}. Only root may change.", "", Exit.BOOT)) from error
+    try:
+        os.chdir(settings.chdir)
+    except OSError as error:
+        raise BootError(Failed("entering its directory", f"{settings.chdir}: {error.strerror}", "", Exit.BOOT)) from error
+    sys.path[:0] = [*settings.pythonpath, settings.chdir]
+    app = load(settings.wsgi_app or "")
+    if is_asgi(app):
+        hint = "this version serves WSGI: name the WSGI application, like project.wsgi:application"
+        raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is an ASGI application, and {hint}", "", Exit.BOOT))
+    return kind(order, app)
+
+
+def _warm_up(worker: Worker) -> None:
+    for path in worker.settings.warmup:
+        during = f"warming up with GET {path}"
+        try:
+            status = worker.warm(path)
+        except Refusal as refusal:
+            raise BootError(Failed(during, f"not a request: {refusal.reason}", "", Exit.BOOT)) from refusal
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise BootError(Failed(during, f"the application answered {status}; see the lines before this", "", Exit.BOOT))
+
+
+def _run_exit_functions(order: Order) -> None:
+    """What the application has registered with atexit: `os._exit`, which ends a child, runs none of it."""
+    try:
+        atexit._run_exitfuncs()  # noqa: SLF001 - there is no public name
+    except Exception:  # the application's own
+        order.log.exception("an atexit function of the application raised")

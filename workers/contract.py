@@ -1,0 +1,400 @@
+"""All that the supervisor and a worker know of each other.
+
+Four things cross the line between the two processes, and each is defined here and nowhere else:
+
+* the **order**: what a worker is told at its fork (it travels in memory, by ``fork()`` itself);
+* the **channel**: one stream socket per worker that carries small JSON lines in both directions;
+* the **exit code**: the worker's last word, and the supervisor's too;
+* the **row**: the worker's line of the scoreboard, one writer, many readers.
+
+Rules: nothing here performs a system call beyond a clock read, nothing here imports the server, and a message that its
+reader does not understand must be refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from time import monotonic_ns
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from arbiter.config.schema import Settings
+
+KINDS: Final[Mapping[str, str]] = {
+    "sync": "arbiter.workers.sync:SyncWorker",
+}
+"""Worker kinds by name: where the class is, as ``module:class``. Imported in the child only."""
+
+ENTRY: Final = "arbiter.workers.base:run"
+"""What a child runs: `run(order) -> exit status`. By name, for the same reason."""
+
+
+DUMP_SIGNAL: Final = signal.SIGRTMIN + 1
+"""Makes a worker write the stacks of all its threads into its pipe, in C, whatever it does (faulthandler). A real-time signal,
+which applications and libraries leave alone. By default it would end the process: sent to ready workers and to booting ones,
+which handle it from their first moment on."""
+
+
+class WorkerId(NamedTuple):
+    """A worker's name for its whole life, given before its fork; the pid is the kernel's affair."""
+
+    slot: int
+    """The place it fills, 1..N: stable, and reused by successors (``ARBITER_WORKER_ID``)."""
+    spawn: int
+    """Which fork of this supervisor it is, counted from 1: never reused."""
+
+
+class Exit(IntEnum):
+    """What an exit status of Arbiter says. Workers and supervisor share the table; docs are made from it."""
+
+    OK = 0
+    START = 1
+    USAGE = 2
+    BOOT = 3
+    NOT_FOUND = 4
+
+    @property
+    def meaning(self) -> str:
+        """The sentence that the documentation prints beside the number."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: Final = {
+    Exit.OK: "Stopped as asked.",
+    Exit.START: "Could not start: an address, a file or a permission that the start needs is not to be had.",
+    Exit.USAGE: "A setting or an argument is wrong; all problems are listed.",
+    Exit.BOOT: "The first worker did not boot: the application raised, hung or died while it was imported.",
+    Exit.NOT_FOUND: "The application was not found: no such module or attribute, or it is not callable.",
+}
+
+
+class Log(Protocol):
+    """What a worker needs of a log: the supervisor makes it, the fork carries it over."""
+
+    def debug(self, text: str) -> None: ...
+    def info(self, text: str) -> None: ...
+    def warning(self, text: str) -> None: ...
+    def error(self, text: str) -> None: ...
+    def exception(self, text: str) -> None:
+        """``error`` with the traceback of the exception being handled below it."""
+
+    def bind(self, *, worker: int, generation: int) -> Log:
+        """The same log for another identity; the pid is read anew."""
+
+    def reopen(self) -> None:
+        """Open the files again under their names (after rotation)."""
+
+
+class Writer(Protocol):
+    """Where access log lines go; the supervisor opens it, the fork carries it over."""
+
+    def write(self, line: bytes) -> None:
+        """Write a line, newline included. Never raises."""
+
+    def reopen(self) -> None:
+        """Open the file again under its name (after rotation)."""
+
+
+class Interrupted(BaseException):
+    """Raised in a worker's main thread by SIGINT or SIGQUIT: leave now. Nothing but the worker's base may catch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to be; made by the supervisor just before the fork, read by the child only."""
+
+    id: WorkerId
+    generation: int
+    settings: Settings
+    kind: str
+    """A key of ``KINDS``."""
+    listeners: tuple[socket.socket, ...]
+    """Listening, non-blocking, shared with all other workers of the generation."""
+    channel: socket.socket
+    lifeline: int
+    """Read end of a pipe whose write end only the supervisor holds: end of file means that it is gone."""
+    dump: int
+    """Write end of a pipe: where the stacks of all threads go on `DUMP_SIGNAL`."""
+    row: Row
+    log: Log
+    access: Writer | None
+    title: str
+    """What a process list calls the application."""
+
+
+# The channel ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker -> supervisor: the application is loaded and requests are being accepted."""
+
+    name: ClassVar = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Worker -> supervisor: the boot failed; the worker exits with `code` right after."""
+
+    name: ClassVar = "failed"
+    phase: str
+    """What it was doing, for a sentence: ``importing shop.wsgi``."""
+    error: str
+    """One line: ``ModuleNotFoundError: No module named 'redis'``."""
+    traceback: str
+    """The application's part of the traceback; may be empty."""
+    code: int
+    """One of `Exit`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Worker -> supervisor: replace me when you can; I serve until you tell me to retire."""
+
+    name: ClassVar = "spent"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """Worker -> supervisor: I have stopped accepting on my own account and leave when my work is done."""
+
+    name: ClassVar = "retiring"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Supervisor -> worker: stop accepting, finish what you have, leave."""
+
+    name: ClassVar = "retire"
+    last: bool = False
+    """The whole service ends and nobody new gets in: take what waits in the backlog with you."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenLogs:
+    """Supervisor -> worker: open the log files again under their names."""
+
+    name: ClassVar = "reopen-logs"
+
+
+Message: TypeAlias = Ready | Failed | Spent | Retiring | Retire | ReopenLogs
+_MESSAGES: Final[Mapping[str, type[Message]]] = {m.name: m for m in (Ready, Failed, Spent, Retiring, Retire, ReopenLogs)}
+
+MAX_MESSAGE: Final = 64 * 1024
+"""Longest line on a channel, in bytes. A traceback of Python's deepest default recursion, once its repeats are folded,
+is under 32 KiB; twice that is room. A peer that sends more has lost its framing."""
+
+
+class ChannelError(ValueError):
+    """The peer sent something that is not a message; the channel is of no use any more."""
+
+
+def encode(message: Message) -> bytes:
+    """One line for the channel. Long texts lose their middle: the first and the last lines of a traceback tell most."""
+    fields = asdict(message)
+    line = json.dumps({"say": message.name, **fields}).encode()
+    if len(line) >= MAX_MESSAGE:
+        # JSON escapes make at most six bytes of one character.
+        room = MAX_MESSAGE // (8 * max(1, len(fields)))
+        fields = {k: _without_middle(v, room) if isinstance(v, str) else v for k, v in fields.items()}
+        line = json.dumps({"say": message.name, **fields}).encode()
+    return line + b"\n"
+
+
+def _without_middle(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room // 2]}\n  ...\n{text[-room // 2 :]}"
+
+
+class Decoder:
+    """Lines of a channel, as they come in pieces, into messages."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes.
+
+        Raises:
+            ChannelError: not a message, or longer than `MAX_MESSAGE`; the decoder is of no use after it.
+        """
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            yield self._decode(line)
+        if len(self._pending) > MAX_MESSAGE:
+            raise ChannelError(f"a line of over {MAX_MESSAGE} bytes")
+
+    @staticmethod
+    def _decode(line: bytes) -> Message:
+        try:
+            fields = json.loads(line)
+            return _MESSAGES[fields.pop("say")](**fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ChannelError(f"not a message: {line[:80]!r}") from error
+
+
+# The scoreboard's row -------------------------------------------------------------------------------------------------
+
+
+class Doing(IntEnum):
+    """What a worker (or one thread of it) is doing now."""
+
+    NOTHING = 0
+    """The row is free, or its worker is booting."""
+    IDLE = 1
+    READING = 2
+    """Reading a request's head or body."""
+    APP = 3
+    """In the application."""
+    WRITING = 4
+    """Sending the response."""
+
+
+class Word(IntEnum):
+    """Where each 64-bit word of a row lies. All times are CLOCK_MONOTONIC nanoseconds; 0 means none."""
+
+    SEQUENCE = 0
+    """Seqlock: odd while the writer is inside. Readers try again until they see the same even number twice."""
+    DOING = 1
+    DEADLINE = 2
+    """The moment until which the worker vouches for itself; past it, it is stuck."""
+    STARTED = 3
+    """When the current request's first byte was read."""
+    REQUESTS = 4
+    BYTES = 5
+    """Sent to clients, heads and bodies."""
+    BUSY = 6
+    """Nanoseconds spent on requests that have ended."""
+    STATUS = 7
+    """Five words: answers by status class, 1xx to 5xx."""
+    LATENCY = 12
+    """`BUCKETS` words: requests by duration, bucket k holds those of 2**(k-1) <= microseconds < 2**k."""
+    TEXT_LENGTH = 36
+
+
+BUCKETS: Final = 24
+"""2**23 microseconds is 8.4 s; the last bucket holds all that took longer."""
+TEXT_OFFSET: Final = 8 * (Word.TEXT_LENGTH + 1)
+ROW_SIZE: Final = 512
+"""Bytes of a row: whole cache lines, so that two writers never share one (64 bytes on x86-64 and most ARM)."""
+TEXT_SIZE: Final = ROW_SIZE - TEXT_OFFSET
+"""Room for the method and the target's beginning; enough to recognise a request."""
+
+
+class Seen(NamedTuple):
+    """A consistent copy of a row."""
+
+    doing: Doing
+    deadline: float
+    """Monotonic seconds; 0.0 means none."""
+    started: float
+    """Monotonic seconds; 0.0 outside a request."""
+    text: str
+    """Method and target (its beginning), escaped for a log line."""
+    requests: int
+    sent: int
+    busy: float
+    """Seconds."""
+    statuses: tuple[int, ...]
+    latency: tuple[int, ...]
+
+
+class Row:
+    """One line of the scoreboard: written by one worker (or thread), read by anyone.
+
+    A store of one aligned word is atomic on every platform that CPython runs on; several words that belong together are
+    bracketed by `Word.SEQUENCE`.
+    """
+
+    __slots__ = ("_bytes", "_words")
+
+    def __init__(self, page: memoryview) -> None:
+        """Over `ROW_SIZE` writable, 8-byte aligned bytes of shared memory."""
+        self._bytes = page
+        self._words = page.cast("Q")
+
+    def clear(self) -> None:
+        """Make the row free. Supervisor side, when no worker owns it."""
+        self._bytes[:] = bytes(ROW_SIZE)
+
+    def beat(self, deadline: float) -> None:
+        """Vouch for this worker until `deadline` (monotonic seconds; 0.0: no deadline). Worker side."""
+        self._words[2] = int(deadline * 1e9)
+
+    def phase(self, doing: Doing) -> None:
+        """Say what the worker does now. Worker side."""
+        self._words[1] = doing
+
+    def begin(self, method: bytes, target: bytes) -> None:
+        """A request has been read: it goes to the application now. Worker side."""
+        words = self._words
+        text = (method + b" " + target)[:TEXT_SIZE]
+        words[0] += 1
+        words[1] = 3
+        words[3] = monotonic_ns()
+        words[36] = len(text)
+        self._bytes[TEXT_OFFSET : TEXT_OFFSET + len(text)] = text
+        words[0] += 1
+
+    def end(self, status: int, sent: int) -> None:
+        """The request of the last `begin` is over: `status` was answered with `sent` bytes. Worker side."""
+        words = self._words
+        took = monotonic_ns() - words[3]
+        bucket = (took // 1000).bit_length()
+        words[0] += 1
+        words[1] = 1
+        words[3] = 0
+        words[4] += 1
+        words[5] += sent
+        words[6] += took
+        words[6 + status // 100 if 100 <= status < 600 else 11] += 1
+        words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
+        words[0] += 1
+
+    def read(self) -> Seen:
+        """What the row says now. Any process; a writer that died inside `begin` or `end` is read as it left the row."""
+        copy = b""
+        for _ in range(100):  # a writer is inside for about a microsecond
+            before = self._words[0]
+            copy = bytes(self._bytes)
+            if before % 2 == 0 and self._words[0] == before:
+                break
+        words = memoryview(copy).cast("Q")
+        text = copy[TEXT_OFFSET : TEXT_OFFSET + min(words[Word.TEXT_LENGTH], TEXT_SIZE)]
+        return Seen(
+            doing=Doing(words[Word.DOING]),
+            deadline=words[Word.DEADLINE] / 1e9,
+            started=words[Word.STARTED] / 1e9,
+            text=ascii(text.decode("latin-1"))[1:-1],
+            requests=words[Word.REQUESTS],
+            sent=words[Word.BYTES],
+            busy=words[Word.BUSY] / 1e9,
+            statuses=tuple(words[Word.STATUS : Word.STATUS + 5]),
+            latency=tuple(words[Word.LATENCY : Word.LATENCY + BUCKETS]),
+        )
+
+    def started(self) -> float:
+        """When the current request began, in monotonic seconds; 0.0 between requests. One aligned word: no seqlock."""
+        return self._words[3] / 1e9
+
+    def deadline(self) -> float:
+        """When the worker's word runs out, in monotonic seconds; 0.0 means never. One aligned word: no seqlock."""
+        return self._words[2] / 1e9
+
+    def added_to(self, total: Sequence[int]) -> list[int]:
+        """`total` (`COUNTERS` words) with this row's counters added. Supervisor side."""
+        counters = self._words[Word.REQUESTS : Word.LATENCY + BUCKETS]
+        return [a + b for a, b in zip(total, counters, strict=True)]
+
+
+COUNTERS: Final = Word.LATENCY + BUCKETS - Word.REQUESTS
+"""How many counter words a row has, from REQUESTS on."""

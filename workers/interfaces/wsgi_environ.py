@@ -1,0 +1,124 @@
+"""The WSGI environ (PEP 3333) of a request: what all requests share is made once, and copied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+from arbiter.workers.interfaces.wsgi_file import FileWrapper
+from arbiter.workers.protocols.response import SOFTWARE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from arbiter.workers.contract import Log
+    from arbiter.workers.protocols.policy import Request
+
+_keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
+_KEYS_KEPT: Final = 512  # clients choose names: past this many they are worked out each time
+_DROPPED: Final = ""
+
+
+def _key(name: bytes) -> str:
+    """The environ key of a field; empty for one that must not be there.
+
+    ``X_Foo`` and ``X-Foo`` would be one key, and a proxy that sets or strips the second does not look at the first:
+    names with an underscore are dropped, as Gunicorn and nginx do. ``Proxy`` would become HTTP_PROXY, which programs
+    started from the application obey (CVE-2016-5385).
+    """
+    key = _DROPPED if b"_" in name or name == b"proxy" else "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+    if len(_keys) < _KEYS_KEPT:
+        _keys[name] = key
+    return key
+
+
+class ErrorStream:
+    """``wsgi.errors``: what is written goes to the worker's log, without line ends at its end."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def write(self, text: str) -> int:
+        """Log `text`; blank lines, which ``print(..., file=)`` writes apart, are not worth a line."""
+        if line := text.rstrip("\n"):
+            self._log.error(line)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Log each of `lines`."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Nothing: the log keeps nothing back."""
+
+
+def worker_environ(*, errors: object, multithread: bool, multiprocess: bool, script_name: str) -> dict[str, Any]:
+    """What is the same for all requests of a worker.
+
+    Args:
+        errors: a text stream (write, writelines, flush) for ``wsgi.errors``.
+        multithread: other threads of this process may call the application meanwhile.
+        multiprocess: other processes may.
+        script_name: where the application is mounted, like ``/shop``; empty for the root.
+    """
+    return {
+        "SERVER_SOFTWARE": SOFTWARE,
+        "SCRIPT_NAME": script_name,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": errors,
+        "wsgi.multithread": multithread,
+        "wsgi.multiprocess": multiprocess,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        # Reading stops at the body's end by itself: an application need not count, chunked or not.
+        "wsgi.input_terminated": True,
+    }
+
+
+def listener_environ(worker: dict[str, Any], address: object) -> dict[str, Any]:
+    """`worker` with what a listener adds; `address` as ``getsockname()`` gives it."""
+    environ = worker.copy()
+    if isinstance(address, tuple):
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = address[0], str(address[1])
+    else:  # a unix socket has neither, and PEP 3333 wants both
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = "localhost", "80"
+    return environ
+
+
+def add_peer(environ: dict[str, Any], address: object) -> None:
+    """Add the client's `address`, as ``accept()`` gives it; a unix socket's has no host."""
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = address[0]
+        environ["REMOTE_PORT"] = str(address[1])
+    else:
+        environ["REMOTE_ADDR"] = ""
+
+
+def add_request(environ: dict[str, Any], request: Request, body: object) -> None:
+    """Add `request` to a copy that nobody else has; `body` becomes ``wsgi.input``."""
+    environ["REQUEST_METHOD"] = request.method.decode("ascii")
+    target = request.target.decode("ascii")
+    environ["RAW_URI"] = environ["REQUEST_URI"] = target
+    path = request.path
+    decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    prefix = environ["SCRIPT_NAME"]
+    if prefix and decoded.startswith(prefix) and decoded[len(prefix) : len(prefix) + 1] in ("", "/"):
+        decoded = decoded[len(prefix) :]  # if it does not, a proxy has cut it off already
+    environ["PATH_INFO"] = decoded
+    environ["QUERY_STRING"] = request.query.decode("ascii")
+    environ["SERVER_PROTOCOL"] = request.version
+    environ["wsgi.input"] = body
+    for name, value in request.fields:
+        key = _keys.get(name)
+        if key is None:
+            key = _key(name)
+        if key in environ:
+            # Joined as RFC 9110 section 5.3 says; cookie pairs have a separator of their own (RFC 6265 section 4.2.1).
+            separator = "; " if key == "HTTP_COOKIE" else ","
+            environ[key] = environ[key] + separator + value.decode("latin-1")
+        elif key:
+            environ[key] = value.decode("latin-1")

@@ -1,0 +1,59 @@
+"""The words of RFC 9110 and 9112 as regular expressions, stricter where leniency has been an attack.
+
+One place, because the whole-head pattern, the line-by-line diagnosis, the chunk lines and the checks of responses must
+never disagree. Everything is bytes: nothing is decoded before it is known to be sound. Possessive quantifiers (``++``)
+keep each pattern linear: no input makes them back-track.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# token = 1*tchar (RFC 9110 section 5.6.2)
+TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+
+# field-value (RFC 9110 section 5.5) without control characters other than HTAB; obs-text is opaque but allowed.
+# obs-fold (RFC 9112 section 5.2) is not in it: a server may refuse it, and each fold is a chance to be read differently.
+FIELD_OCTET: Final = rb"[\t\x20-\x7e\x80-\xff]"
+
+# method = token (RFC 9110 section 9.1). Narrower: llhttp, nginx and Gunicorn refuse lower case; IANA's registry (3 to 17
+# characters, upper case and "-") fits, and so do private names. Gunicorn has the same bounds of length, 3 to 20.
+METHOD: Final = rb"[A-Z][A-Z0-9_\-]{2,19}+"
+
+# request-target (RFC 9112 section 3.2): printable ASCII here, the forms are told apart in policy. Octets above 0x7F are
+# no part of a URI (RFC 3986); h11 and llhttp refuse them.
+TARGET: Final = rb"[\x21-\x7e]++"
+
+FIELD_LINE: Final = re.compile(rb"(%b++):[\t ]*+(%b*+)" % (TCHAR, FIELD_OCTET))
+"""One field line without its line end: name, and value with trailing blanks."""
+
+HEAD: Final = re.compile(
+    rb"(?:\r\n)?(%b) (%b) HTTP/1\.([01])\r\n(?:%b++:%b*+\r\n)*+\r\n" % (METHOD, TARGET, TCHAR, FIELD_OCTET)
+)
+"""A whole, sound head: method, target, minor version. One empty line before it is let pass (RFC 9112 section 2.2)."""
+
+LINE_END: Final = re.compile(rb"\r?\n|\r(?=[^\n])")
+"""What any reader might take for the end of a line; only CRLF is one. A CR at the end of the data is not decided yet."""
+
+REQUEST_LINE: Final = re.compile(rb"(\S++) (\S++) HTTP/([0-9])\.([0-9])")
+"""The shape of a request line, to say which part is wrong."""
+
+FIELDS: Final = re.compile(rb"(%b++):[\t ]*+(%b*+)\r\n" % (TCHAR, FIELD_OCTET))
+"""All field lines of a sound section, with ``findall``."""
+
+# chunk-ext without the BWS that RFC 9112 section 7.1.1 tolerates: llhttp refuses it, and blanks after a chunk size have
+# been read in two ways before.
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)((?:;%b++(?:=(?:%b++|%b))?+)*+)\r\n" % (TCHAR, TCHAR, _QUOTED))
+"""Chunk size and extensions. Fifteen digits stay below 2**60: no parser's integer overflows."""
+
+# uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2). Never empty (an http URI without a host is invalid,
+# RFC 9110 section 4.2.1), no "," (it joins two fields) and no ".." (as nginx).
+AUTHORITY: Final = re.compile(
+    rb"(?!.*\.\.)(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?"
+    rb"|\[(?:[0-9A-Fa-f:.]++|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+;=:]++)\](?::[0-9]{0,5})?"
+)
+
+ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*+)([^#]*+)(?:#.*+)?", re.IGNORECASE)
+"""absolute-form (RFC 9112 section 3.2.2): authority, and path with query."""

@@ -1,0 +1,176 @@
+"""The server's side of one HTTP/1 connection: bytes in, requests and content out, no I/O.
+
+Three readers share the work. `grammar.HEAD` finds a head's end and proves that each of its bytes is allowed; the parser
+that the setting `http` names (httptools or h11) takes the head apart; `policy.admit` judges what it found. A parser is
+given whole, sound heads only, so an idle connection holds no parser, and what a parser would let pass (llhttp: blanks,
+no limits; h11: repairs of Content-Length) has been settled before or is judged after. A head that the parser refuses is
+refused, with the policy's reason where it has one.
+
+The caller's loop, blocking or not::
+
+    connection.feed(data)                          # whatever was received
+    request = connection.next_request()            # None: feed more
+    while (data := connection.next_body()) != b"": # None: feed more;  b"": the body has ended
+        ...
+    request = connection.next_request()            # a pipelined one may be there already
+
+After a `Refusal` the connection is of no use: send the answer and close.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from arbiter.workers.protocols.body import Chunked, Sized
+from arbiter.workers.protocols.grammar import FIELDS, HEAD
+from arbiter.workers.protocols.lines import LineReader
+from arbiter.workers.protocols.policy import CHUNKED, Refusal, Request, admit
+
+if TYPE_CHECKING:
+    import re
+
+    from arbiter.workers.protocols.limits import Limits
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes to ask of a socket at once. The largest head is one read; larger reads gained nothing on loopback uploads."""
+
+
+class Head(NamedTuple):
+    """What a parser read in a head."""
+
+    method: bytes
+    target: bytes
+    fields: list[tuple[bytes, bytes]]
+    """Names in lower case, values without blanks around them."""
+    dispute: str = ""
+    """Not empty: the parser refuses the head, or read it otherwise than it was written. `fields` are as written."""
+
+
+class HeadParser(Protocol):
+    """A parser, as `Connection` uses it: a whole head in (`grammar.HEAD`), its parts out. Never raises."""
+
+    def __call__(self, head: bytes) -> Head: ...
+
+
+def head_parser(choice: str) -> HeadParser:
+    """The parser of that name: ``httptools``, ``h11``, or ``auto`` for httptools where it is installed.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if choice != "h11":
+        try:
+            from arbiter.workers.protocols.http1_httptools import parse
+        except ImportError:
+            if choice != "auto":
+                raise
+        else:
+            return parse
+    from arbiter.workers.protocols.http1_h11 import parse as parse_h11
+
+    return parse_h11
+
+
+def as_written(head: bytes, dispute: str) -> Head:
+    """A sound head taken apart by the grammar alone: for a parser that will not."""
+    match = HEAD.fullmatch(head)
+    if match is None:
+        raise AssertionError(f"not a whole and sound head: {head!r}")
+    fields = [(name.lower(), value.rstrip(b" \t")) for name, value in FIELDS.findall(head, match.end(3))]
+    return Head(match[1], match[2], fields, dispute)
+
+
+class Connection:
+    """What has been received on one connection and not been taken yet."""
+
+    __slots__ = ("_at", "_body", "_buffer", "_limits", "_lines", "_parse", "_plain")
+
+    def __init__(self, parse: HeadParser, limits: Limits) -> None:
+        self._parse = parse
+        self._limits = limits
+        self._plain = min(limits.request_line, limits.field_size, limits.head)  # a head this short breaks no length
+        self._buffer = b""
+        self._at = 0
+        self._lines: LineReader | None = None
+        self._body: Sized | Chunked | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received. No end of file: that a client has gone is the caller's to tell."""
+        rest = self._buffer[self._at :] if self._at < len(self._buffer) else b""
+        # Joining copies what waits, at most one head or one chunk line: no more than the kernel did to receive `data`.
+        self._buffer = rest + data if rest else data
+        self._at = 0
+
+    def next_request(self) -> Request | None:
+        """The next request, if its whole head is here; None: feed more. The body before it must have ended.
+
+        Raises:
+            Refusal: any of its statuses but 408.
+        """
+        buffer, start = self._buffer, self._at
+        match = None if self._lines else HEAD.match(buffer, start)
+        if match is None or match.end() - start > self._plain:
+            match = self._match_by_lines(buffer, start)
+            if match is None:
+                return None
+        end = match.end()
+        head = self._parse(buffer if end - start == len(buffer) else buffer[start:end])
+        if len(head.fields) > self._limits.fields:
+            raise Refusal(431, "The head has too many fields.")
+        request = admit(head.method, head.target, match[3] == b"1", head.fields, self._limits.body)
+        if head.dispute:
+            raise Refusal(400, head.dispute)
+        self._at = end
+        length = request.length
+        self._body = None if not length else Chunked(self._limits) if length == CHUNKED else Sized(length)
+        return request
+
+    def _match_by_lines(self, buffer: bytes, start: int) -> re.Match[bytes] | None:
+        """The match of a head that came in pieces, or is long, or is refused here."""
+        if start == len(buffer):
+            return None
+        if self._lines is None:
+            self._lines = LineReader(self._limits)
+        end = self._lines.end(buffer, start)
+        if end is None:
+            return None
+        self._lines = None
+        match = HEAD.match(buffer, start, end)
+        if match is None:
+            raise AssertionError(f"the grammar disagrees with itself: {buffer[start:end]!r}")
+        return match
+
+    def next_body(self, most: int = READ_SIZE) -> bytes | None:
+        """At most `most` (over 0) bytes of the current request's content.
+
+        Returns:
+            Some bytes; or None: feed more; or ``b""``: the body has ended (and stays so).
+
+        Raises:
+            Refusal: 400 or 413, in a chunked body only.
+        """
+        if self._body is None:
+            return b""
+        data, self._at = self._body.take(self._buffer, self._at, most)
+        return data
+
+    @property
+    def body_ended(self) -> bool:
+        """All content of the current request has been taken: the next one may follow."""
+        return self._body is None or self._body.ended
+
+    @property
+    def trailers(self) -> list[tuple[bytes, bytes]]:
+        """Trailer fields of the current request, after its body has ended. Never to be mixed with its fields."""
+        return self._body.trailers if isinstance(self._body, Chunked) else []
+
+    @property
+    def pending(self) -> int:
+        """Bytes received and not taken. None before a request: a client that leaves now leaves without an answer."""
+        return len(self._buffer) - self._at
+
+    def take_rest(self) -> bytes:
+        """Everything not taken yet, for the protocol that an upgrade switches to."""
+        rest = self._buffer[self._at :]
+        self._at = len(self._buffer)
+        return rest

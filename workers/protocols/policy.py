@@ -1,0 +1,326 @@
+"""The one judgement of requests and responses, for every parser and every protocol version.
+
+A parser says what the words are; this module says whether they are let through. Its rules are RFC 9110 and 9112 read in
+the strictest way that real clients bear, since what two readers of one message understand differently is how requests
+are smuggled. It never sees a socket and keeps no state but bounded caches of pure results.
+
+Rule: nothing a client sent may appear in a reason; reasons go back to the client and into logs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from arbiter.workers.protocols.grammar import ABSOLUTE, AUTHORITY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CHUNKED: Final = -1
+"""`Request.length` of a body whose end the chunked framing tells."""
+
+
+class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
+    """A request that is not let through; the connection ends after the answer.
+
+    `status` is 400, 408, 413, 414, 417, 431, 501 or 505; `reason` is one sentence without a word of the client's.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+
+class BadResponseError(ValueError):
+    """The application asked for a response that must not be sent; nothing of it was."""
+
+
+class Request(NamedTuple):
+    """A request head that has been let through."""
+
+    method: bytes
+    target: bytes
+    """As received."""
+    path: bytes
+    """Still percent-encoded; ``*`` only for OPTIONS."""
+    query: bytes
+    version: str
+    """``HTTP/1.1``."""
+    fields: list[tuple[bytes, bytes]]
+    """Names in lower case, values without blanks around them, in the order received. With an absolute-form target,
+    ``host`` is the target's (RFC 9112 section 3.2.2)."""
+    length: int
+    """Of the body, in bytes; 0 for none, `CHUNKED` for one of unknown length."""
+    persistent: bool
+    """The client lets the connection stay open."""
+    expects_continue: bool
+    """The client waits for a 100 before it sends the body."""
+    upgrade: bytes
+    """The Upgrade field, if Connection names it; in lower case."""
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+_FRAMING: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"},
+)
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2**63, where other readers' integers end
+_hosts: set[bytes] = set()
+_HOSTS_KEPT: Final = 256  # a site has a few names; a client that invents them must not make us grow
+
+
+def _is_host(value: bytes) -> bool:
+    if not AUTHORITY.fullmatch(value):
+        return False
+    if len(_hosts) < _HOSTS_KEPT:
+        _hosts.add(value)
+    return True
+
+
+def admit(method: bytes, target: bytes, minor: int, fields: list[tuple[bytes, bytes]], body_limit: int) -> Request:
+    """The request that an HTTP/1 head asks for.
+
+    Args:
+        method: syntactically sound, as are all the others (`grammar.HEAD`).
+        target: as received.
+        minor: 0 or 1.
+        fields: names in lower case.
+        body_limit: largest content in bytes.
+
+    Raises:
+        Refusal: 400, 413, 417 or 501.
+    """
+    authority = None
+    if target.startswith(b"/") and method != b"CONNECT":
+        path, _, query = target.partition(b"?")
+        if b"#" in target:
+            # No sender may put a fragment here; like Gunicorn, nginx and llhttp, let it pass, and let nobody route by it.
+            path, _, query = target[: target.index(b"#")].partition(b"?")
+    else:
+        path, query, authority = _split_other_form(method, target)
+    host = encoding = connection = upgrade = None
+    length = 0
+    sized = expects = False
+    for name, value in fields:
+        if name not in _FRAMING:
+            continue
+        if name == b"host":
+            if host is not None:
+                raise Refusal(400, "More than one Host field.")
+            if value not in _hosts and not _is_host(value):
+                raise Refusal(400, "The Host field is not a host and port.")
+            host = value
+        elif name == b"content-length":
+            if sized:
+                raise Refusal(400, "More than one Content-Length field.")
+            if not _LENGTH.fullmatch(value):
+                raise Refusal(400, "The Content-Length field is not one number of at most 18 digits.")
+            sized = True
+            length = int(value)
+        elif name == b"transfer-encoding":
+            encoding = value if encoding is None else encoding + b"," + value
+        elif name == b"connection":
+            connection = value if connection is None else connection + b"," + value
+        elif name == b"expect":
+            if minor and value.lower() != b"100-continue":
+                raise Refusal(417, "The only expectation known here is 100-continue.")
+            expects = minor == 1  # HTTP/1.0 cannot ask: RFC 9110 section 10.1.1
+        else:
+            upgrade = value if upgrade is None else upgrade + b"," + value
+
+    if host is None and minor:
+        raise Refusal(400, "An HTTP/1.1 request needs a Host field.")
+    if encoding is not None:
+        if not minor:
+            raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")
+        if sized:
+            raise Refusal(400, "Transfer-Encoding and Content-Length in one request.")
+        _check_encoding(encoding)
+        length = CHUNKED
+    elif length > body_limit:
+        raise Refusal(413, "The body is larger than this server takes.")
+
+    persistent = minor == 1
+    if connection is not None:
+        options = [option.strip(b" \t").lower() for option in connection.split(b",")]
+        persistent = b"close" not in options and (persistent or b"keep-alive" in options)
+        if not minor or b"upgrade" not in options:
+            upgrade = None
+    else:
+        upgrade = None
+    if authority is not None:
+        fields = [(b"host", authority), *(field for field in fields if field[0] != b"host")]
+    return Request(
+        method,
+        target,
+        path,
+        query,
+        "HTTP/1.1" if minor else "HTTP/1.0",
+        fields,
+        length,
+        persistent,
+        expects and length != 0,
+        b"" if upgrade is None else upgrade.lower(),
+    )
+
+
+def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None]:
+    """Path, query and authority of a target that does not begin with a slash: RFC 9112 section 3.2."""
+    if method == b"CONNECT":
+        raise Refusal(501, "This is not a proxy: CONNECT is not implemented.")
+    if target == b"*" and method == b"OPTIONS":
+        return target, b"", None
+    absolute = ABSOLUTE.fullmatch(target)
+    if not absolute or not AUTHORITY.fullmatch(absolute[1]):
+        raise Refusal(400, "The request target is neither a path nor an http URI.")
+    path, _, query = absolute[2].partition(b"?")
+    return path or b"/", query, absolute[1]
+
+
+def _check_encoding(value: bytes) -> None:
+    """Nothing, if the transfer codings are exactly ``chunked``: RFC 9112 sections 6.1 and 6.3."""
+    codings = [coding.strip(b" \t").lower() for coding in value.split(b",")]
+    if codings == [b"chunked"]:
+        return
+    if codings[-1] != b"chunked" or b"chunked" in codings[:-1] or b"" in codings:
+        raise Refusal(400, "Transfer-Encoding does not end in one chunked.")
+    raise Refusal(501, "The only transfer coding known here is chunked.")
+
+
+def check_trailers(fields: Iterable[tuple[bytes, bytes]]) -> None:
+    """Nothing, if no trailer field is one that frames or routes a message (RFC 9110 section 6.5.1).
+
+    They are kept apart from the head's fields anyway, but whoever sends one is up to something.
+    """
+    if any(name in _FRAMING for name, _ in fields):
+        raise Refusal(400, "A trailer field that only a head may have.")
+
+
+# Responses ------------------------------------------------------------------------------------------------------------
+
+
+class Fields(NamedTuple):
+    """Checked response fields, ready to be sent."""
+
+    block: bytes
+    """Field lines with their line ends, without those that are the server's business."""
+    length: int
+    """The declared Content-Length; -1 if there is none."""
+    close: bool
+    """The application asks that the connection be closed."""
+    dated: bool
+    """It brought its own Date."""
+    named: bool
+    """It brought its own Server."""
+
+
+# What a response field is to us. All but the first are looked at; hop-by-hop ones never leave (PEP 3333, "Other HTTP
+# features": they are the server's), and are dropped as Gunicorn drops them, since many applications set them.
+_PLAIN, _LENGTH_FIELD, _ENCODING, _CONNECTION, _HOP, _DATE, _SERVER = range(7)
+_SPECIAL: Final = {
+    "content-length": _LENGTH_FIELD,
+    "transfer-encoding": _ENCODING,
+    "connection": _CONNECTION,
+    "keep-alive": _HOP,
+    "proxy-connection": _HOP,
+    "te": _HOP,
+    "trailer": _HOP,
+    "upgrade": _HOP,
+    "date": _DATE,
+    "server": _SERVER,
+}
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_names: dict[str, int] = {}
+_NAMES_KEPT: Final = 512  # an application has a few dozen; one that makes up names must not make us grow
+_SOUND: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+
+
+def _kind_of(name: str) -> int:
+    if type(name) is not str or not _NAME.fullmatch(name):
+        raise BadResponseError(f"the response field name {name!r} is not a token (RFC 9110 section 5.1)")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    if len(_names) < _NAMES_KEPT:
+        _names[name] = kind
+    return kind
+
+
+def check_fields(headers: Iterable[tuple[str, str]]) -> Fields:
+    """The response fields of a WSGI application, checked.
+
+    Raises:
+        BadResponseError: a name that is no token, a value with CR, LF, NUL or another control character, or outside of
+            Latin-1; a Content-Length that is no number, or is there twice, or beside Transfer-Encoding.
+        TypeError: a name or value that is not a str, or an entry that is not a pair.
+    """
+    lines = []
+    length = -1
+    coded = close = dated = named = False
+    for name, value in headers:
+        kind = _names.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+        if kind:
+            if kind == _LENGTH_FIELD:
+                if length >= 0:
+                    raise BadResponseError("the response has more than one Content-Length")
+                length = _declared(value)
+            elif kind == _ENCODING:
+                coded = True
+                continue
+            elif kind == _CONNECTION:
+                close = close or "close" in value.lower()
+                continue
+            elif kind == _HOP:
+                continue
+            elif kind == _DATE:
+                dated = True
+            else:
+                named = True
+        lines.append(name + ": " + value)
+    if coded and length >= 0:
+        raise BadResponseError("the response has both Transfer-Encoding and Content-Length")
+    if not lines:
+        return Fields(b"", length, close, dated, named)
+    lines.append("")
+    text = "\r\n".join(lines)
+    try:
+        block = text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise BadResponseError(f"a response field holds {text[error.start]!r}, which is not in Latin-1") from None
+    # Only the line ends may remain: one scan for CR, LF, NUL and all other control characters.
+    if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):
+        culprit = next(line for line in lines if line.encode("latin-1").translate(None, _SOUND))
+        raise BadResponseError(f"a control character in the response field {culprit!r}")
+    return Fields(block, length, close, dated, named)
+
+
+def _declared(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise BadResponseError(f"the response's Content-Length {value!r} is not a number")
+    return int(value)
+
+
+_STATUS: Final = re.compile(r"([2-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+_statuses: dict[str, tuple[int, bytes]] = {}
+_STATUSES_KEPT: Final = 256
+
+
+def check_status(status: str) -> tuple[int, bytes]:
+    """Code and status line (with its line end) of a WSGI status, ``200 OK``.
+
+    Raises:
+        BadResponseError: not three digits and a reason, or 1xx, which is never the final answer.
+    """
+    known = _statuses.get(status)
+    if known is not None:
+        return known
+    match = _STATUS.fullmatch(status) if type(status) is str else None
+    if not match:
+        raise BadResponseError(f"the status {status!r} is not a final code and a reason, like '200 OK'")
+    line = status if " " in status else status + " "  # the blank is part of status-line: RFC 9112 section 4
+    checked = int(match[1]), b"HTTP/1.1 %b\r\n" % line.encode("latin-1")
+    if len(_statuses) < _STATUSES_KEPT:
+        _statuses[status] = checked
+    return checked

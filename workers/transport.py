@@ -1,0 +1,207 @@
+"""A plain socket that one thread serves with blocking calls, each of which ends by a deadline.
+
+The socket stays in the mode it was accepted in; `MSG_DONTWAIT` tries first, and only when the kernel has nothing to give or
+no room is a clock read and `poll` called: a client that keeps up costs no more than the send and the receive.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+import time
+from typing import TYPE_CHECKING, Final
+
+from arbiter.workers.contract import Doing
+from arbiter.workers.interfaces.transport import Disconnected, TooSlow
+from arbiter.workers.protocols.http1 import READ_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STRIDE: Final = 16 * 1024
+"""A client must move this many bytes, or all there is, within its patience, or one byte at a time would hold a worker for
+ever. With 30 s that is 550 bytes/s, the least that Apache's mod_reqtimeout asks for (500)."""
+
+_JOINED: Final = 64 * 1024
+"""Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
+
+
+class SocketTransport:
+    """The `Transport` of an accepted stream socket. Not for two threads at once."""
+
+    __slots__ = ("_budget", "_mark", "_patience", "_phase", "_socket", "last", "received", "sent")
+
+    def __init__(self, client: socket.SocketType, *, patience: float, phase: Callable[[Doing], None]) -> None:
+        """Over `client`, which stays the caller's to close.
+
+        Args:
+            client: connected.
+            patience: seconds to wait, at most, for `STRIDE` bytes.
+            phase: told what is waited for, and when it is over.
+        """
+        self._socket = client
+        self._patience = self._budget = patience  # only time spent waiting is taken from the budget, not the application's
+        self._phase = phase
+        self.last = 0.0
+        """Monotonic moment at which all waiting in a request ends; 0.0: none."""
+        self._mark = 0
+        self.received = 0
+        """Bytes, all in all."""
+        self.sent = 0
+        """Bytes, all in all."""
+
+    def receive(self) -> bytes:
+        """Some bytes, as `Transport` has it."""
+        while True:
+            data = self.receive_now()
+            if data is None:
+                self._wait(Doing.READING)
+            elif data:
+                return data
+            else:
+                raise Disconnected("the client closed the connection in the middle of its request")
+
+    def receive_before(self, deadline: float) -> bytes:
+        """Some bytes, or ``b""`` if the client has closed; for a head, whose deadline no trickle moves.
+
+        Raises:
+            TooSlow: nothing came until `deadline` (monotonic seconds).
+            Disconnected: the connection is broken.
+        """
+        while (data := self.receive_now()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._poll(select.POLLIN, left):
+                raise TooSlow("the client did not send its request's head in time")
+        return data
+
+    def receive_now(self) -> bytes | None:
+        """What is here already: None if nothing is, ``b""`` if the client has closed.
+
+        Raises:
+            Disconnected: the connection is broken.
+        """
+        try:
+            data = self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        self.received += len(data)
+        return data
+
+    def send(self, *parts: bytes) -> None:
+        """Send all of the parts, as `Transport` has it."""
+        if len(parts) == 1:
+            data = parts[0]
+        elif sum(map(len, parts)) <= _JOINED:
+            data = b"".join(parts)
+        else:
+            self._send_all([memoryview(part) for part in parts if part])
+            return
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        self.sent += sent
+        if sent < len(data):
+            self._send_all([memoryview(data)[sent:]])
+
+    def _send_all(self, views: list[memoryview]) -> None:
+        while views:
+            try:
+                sent = self._socket.sendmsg(views, (), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait(Doing.WRITING)
+                continue
+            except OSError as error:
+                raise Disconnected(*error.args) from error
+            self.sent += sent
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = views[0][sent:]
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """Send part of a regular file, as `Transport` has it."""
+        self._socket.setblocking(False)  # sendfile has no MSG_DONTWAIT
+        done = 0
+        while done < count:
+            try:
+                sent = os.sendfile(self._socket.fileno(), fd, offset + done, count - done)
+            except BlockingIOError:
+                self._wait(Doing.WRITING)
+                continue
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.ENOSYS):  # a file system that can't: sendfile(2)
+                    return done + self._copy_file(fd, offset + done, count - done)
+                raise Disconnected(*error.args) from error
+            if not sent:
+                break
+            done += sent
+            self.sent += sent
+        return done
+
+    def _copy_file(self, fd: int, offset: int, count: int) -> int:
+        done = 0
+        while done < count and (block := os.pread(fd, min(_JOINED, count - done), offset + done)):
+            self.send(block)
+            done += len(block)
+        return done
+
+    def _wait(self, doing: Doing) -> None:
+        """Wait until the socket is ready, within what is left of the client's time."""
+        moved = self.received + self.sent
+        if moved - self._mark >= STRIDE:
+            self._mark = moved
+            self._budget = self._patience
+        now = time.monotonic()
+        left = min(self._budget, self.last - now) if self.last else self._budget
+        reading = doing is Doing.READING
+        self._phase(doing)
+        if left <= 0 or not self._poll(select.POLLIN if reading else select.POLLOUT, left):
+            raise TooSlow(f"the client was too slow to {'send its body' if reading else 'read the response'}")
+        self._budget -= time.monotonic() - now
+        self._phase(Doing.APP)
+
+    def _poll(self, event: int, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, event)
+        return bool(poll.poll(seconds * 1000))
+
+    def drain(self, seconds: float) -> None:
+        """Half-close, then throw away what still comes, until the client closes or `seconds` are over.
+
+        Closing with unread bytes makes the kernel reset the connection, and a reset can overtake the response (RFC 9112
+        section 9.6).
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + seconds
+            while self.receive_before(deadline):
+                pass
+        except OSError:
+            pass  # too slow, or gone: either way it is over
+
+    @property
+    def unread(self) -> bool:
+        """The client has sent something that nobody has read."""
+        return fcntl.ioctl(self._socket, termios.FIONREAD, _NONE) != _NONE  # a recv that fails takes three times as long
+
+    def reset(self) -> None:
+        """Have the close that follows reset the connection, so that the client can't take what it has for all."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # it is reset already
+
+
+_NONE: Final = bytes(4)  # an int, 0
+
+_RESET: Final = struct.pack("ii", 1, 0)  # linger for no time: socket(7)
