@@ -1,0 +1,92 @@
+"""From argv to a running service: the only place that prints and exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from arbiter import __version__
+from arbiter.config.argv import Action
+from arbiter.config.provenance import ConfigError
+from arbiter.config.resolve import resolve
+from arbiter.workers.contract import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arbiter.config.resolve import Resolved
+    from arbiter.daemon import Daemon
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `arbiter`. Returns the exit status (`contract.Exit`)."""
+    _fill_standard_streams()
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        resolved = resolve(words, os.environ, _cwd())
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"arbiter: {problem}", file=sys.stderr)
+        return Exit.USAGE
+    match resolved.action:
+        case Action.HELP:
+            from arbiter.config.render import help_text
+
+            print(help_text(), end="")
+        case Action.VERSION:
+            print(f"arbiter {__version__}")
+        case Action.PRINT:
+            from arbiter.config.render import config_text
+
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a real stdout is a TextIOWrapper
+            print(config_text(resolved), end="")
+        case Action.CHECK:
+            for warning in resolved.warnings:
+                print(f"arbiter: {warning}", file=sys.stderr)
+            print("The configuration is sound.")
+        case Action.RUN:
+            return _run(resolved)
+    return Exit.OK
+
+
+def _fill_standard_streams() -> None:
+    """Give the null device to standard streams that were closed: what is opened next would get their numbers, and the log."""
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one: those below are open
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115 - for ever
+
+
+def _cwd() -> str:
+    """The working directory, by the name that the shell knows it by.
+
+    A release directory is often a link that is moved before a reload: its real path would pin the old release.
+    """
+    told, real = os.environ.get("PWD", ""), os.getcwd()
+    try:
+        return told if os.path.isabs(told) and os.path.samefile(told, real) else real
+    except OSError:
+        return real
+
+
+def _run(resolved: Resolved) -> int:
+    if not resolved.settings.daemon:
+        return _serve(resolved)
+    from arbiter.daemon import run_as_daemon
+
+    return run_as_daemon(lambda daemon: _serve(resolved, daemon))
+
+
+def _serve(resolved: Resolved, daemon: Daemon | None = None) -> int:
+    from arbiter.errors import StartError
+    from arbiter.supervisor import serve
+
+    try:
+        return serve(resolved, daemon)
+    except StartError as error:
+        print(f"arbiter: {error}", file=sys.stderr)
+        return Exit.START
