@@ -1,0 +1,41 @@
+"""For all tests: the harness of real servers (tests/process/harness.py), and what it knows added to the report of a failure.
+
+pytest's `importlib` mode puts no folder of tests on the path, so the folder with the harness is put there, for tests/process
+and tests/faults alike.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "process"))
+
+from harness import Arbiter
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def arbiter(tmp_path: Path) -> Iterator[Arbiter]:
+    """Starts servers in `tmp_path`; whatever the test did, each is then stopped, and must have left nothing behind."""
+    launcher = Arbiter(tmp_path)
+    try:
+        yield launcher
+    finally:
+        launcher.finish()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the servers' logs below a failure."""
+    report = yield
+    launcher = getattr(item, "funcargs", {}).get("arbiter")
+    if report.failed and isinstance(launcher, Arbiter):
+        report.sections += launcher.evidence()
+    return report
