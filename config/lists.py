@@ -70,6 +70,30 @@ class Paths(Kind[tuple[str, ...]]):
         return tuple(self._path.anchored(item, directory) for item in value)
 
 
+def _is_target(text: str) -> bool:
+    return text.startswith("/") and text.isascii() and text.isprintable() and " " not in text
+
+
+class Target(Kind[str]):
+    """The path of a request."""
+
+    expected = "a path that begins with /"
+    metavar = "PATH"
+
+    def __init__(self, *, example: str) -> None:
+        self.example = example
+
+    def parse(self, raw: object) -> str:
+        """The path as written; without a query."""
+        if not isinstance(raw, str) or not _is_target(raw) or "?" in raw:
+            raise self.refused()
+        return raw
+
+    def render(self, value: str) -> Plain:
+        """Itself."""
+        return value
+
+
 class Targets(Kind[tuple[str, ...]]):
     """Paths of requests, in order; there may be none."""
 
@@ -82,7 +106,7 @@ class Targets(Kind[tuple[str, ...]]):
         if raw is None:
             return ()
         items = tuple(str(item) for item in _items(raw, separator=","))
-        if not all(item.startswith("/") and item.isascii() and item.isprintable() and " " not in item for item in items):
+        if not all(map(_is_target, items)):
             raise self.refused()
         return items
 

@@ -156,6 +156,10 @@ def _crossed(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[P
     if not os.path.isdir(values["chdir"]):
         subject = f"chdir = {_quoted(values['chdir'])}"
         problems.append(Problem(subject, origins["chdir"], "there is no such directory. Make it, or change chdir."))
+    if 0 < values["max_workers"] < values["min_workers"]:
+        subject = f"min_workers = {values['min_workers']}"
+        reason = f"more than max_workers = {values['max_workers']} ({origins['max_workers']}). Lower one or raise the other."
+        problems.append(Problem(subject, origins["min_workers"], reason))
     fixed = [address for address in values["bind"] if address.port or not address.host]  # the kernel chooses port 0
     for address in dict.fromkeys(address for address in fixed if fixed.count(address) > 1):
         subject = f"bind has {address} twice"

@@ -122,6 +122,14 @@ class Settings:
         doc="Set an environment variable for the application; repeat for more. In a file: a list of `NAME=value`, or "
         "a table. Values that look like secrets are never printed.",
     )
+    preload_app: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Application",
+        flags=("--preload",),
+        doc="Load the application once, and fork the workers from there. They share its memory, and boot in milliseconds. "
+        "SIGHUP loads it anew. See docs/preload.md for what an application must not do then.",
+    )
     bind: tuple[Address, ...] = setting(
         lists.Addresses(),
         default=(parse_address("127.0.0.1:8000"),),
@@ -149,12 +157,51 @@ class Settings:
         doc="Worker processes. `auto` is 2 x cores + 1, where cores respects CPU affinity and the CPU quota of the "
         "container. Gunicorn's default is 1.",
     )
+    min_workers: int = setting(
+        kinds.Whole(1, example=2),
+        default=1,
+        section="Workers",
+        flags=("--min-workers",),
+        doc="The fewest workers that a low load leaves. Only with `max_workers`.",
+    )
+    max_workers: int = setting(
+        kinds.Whole(example=16),
+        default=0,
+        section="Workers",
+        flags=("--max-workers",),
+        doc="The most workers that a high load calls for. The number follows how busy workers are and how long connections "
+        "wait for one: quickly up, slowly down, and within the memory that there is. It starts at `workers`. 0: fixed.",
+    )
     worker_class: str = setting(
-        kinds.Choice("auto", "sync"),
+        kinds.Choice("auto", "sync", "threaded", "gthread"),
         default="auto",
         section="Workers",
         flags=("-k", "--worker-class"),
-        doc="The kind of worker. `sync` serves one request at a time; `auto` leaves the choice to Arbiter.",
+        doc="The kind of worker. `sync` serves one request at a time and keeps no connection; `threaded` serves `threads` at "
+        "a time and keeps connections (`gthread` is Gunicorn's name for it). `auto` is threaded with `threads` above 1, else "
+        "sync.",
+    )
+    threads: int = setting(
+        kinds.Whole(1, 512, example=4),
+        default=1,
+        section="Workers",
+        flags=("--threads",),
+        doc="Requests that a threaded worker serves at the same time. Connections that wait for something take no thread.",
+    )
+    io_threads: int = setting(
+        kinds.Whole(0, 512, example=16),
+        default=16,
+        section="Workers",
+        flags=("--io-threads",),
+        doc="Threads more for requests that only wait. In a threaded worker a request that calls "
+        '`environ["arbiter.io_bound"]()` does not count as one of `threads`; at most so many do.',
+    )
+    worker_connections: int = setting(
+        kinds.Whole(1, example=1000),
+        default=1000,
+        section="Workers",
+        flags=("--worker-connections",),
+        doc="Connections that a threaded worker has open. With so many, the longest idle are closed to make room.",
     )
     min_uptime: float = setting(
         kinds.Duration(example="5s"),
@@ -268,6 +315,15 @@ class Settings:
         doc="How long a worker may be stuck. In a sync worker this is the time for a whole request. The worker is "
         "replaced after it. 0: for ever.",
     )
+    request_timeout: float = setting(
+        kinds.Duration(example="20s"),
+        default=0.0,
+        section="Deadlines",
+        flags=("--request-timeout",),
+        doc="How long a request may take. It is cancelled after that, by an exception raised in it, and its client is "
+        "answered 504; the worker lives. A request that can give itself more time calls "
+        '`environ["arbiter.extend_deadline"](seconds)`. 0: for ever.',
+    )
     slow_request_time: float = setting(
         kinds.Duration(example="5s"),
         default=0.0,
@@ -281,6 +337,14 @@ class Settings:
         section="Deadlines",
         flags=("--graceful-timeout",),
         doc="How long requests may go on after a stop or a reload. Workers that are still busy are killed then.",
+    )
+    drain_delay: float = setting(
+        kinds.Duration(example="10s"),
+        default=0.0,
+        section="Deadlines",
+        flags=("--drain-delay",),
+        doc="How long a graceful stop still serves, while `health_path` says no. A load balancer turns away in that time, "
+        "and no client is refused. A second SIGTERM ends it.",
     )
     head_timeout: float = setting(
         kinds.Duration(0.1, example="10s"),
@@ -296,6 +360,15 @@ class Settings:
         flags=("--write-timeout",),
         doc="How long a client may read nothing of a response. Its connection is closed after that.",
     )
+    keepalive: float = setting(
+        kinds.Duration(example="75s"),
+        default=75.0,
+        section="Deadlines",
+        flags=("--keep-alive",),
+        doc="How long a threaded worker keeps a connection for the next request. It must be longer than a proxy in front keeps "
+        "it idle (nginx and AWS: 60 s), or now and then a request meets a connection that is being closed; Gunicorn's 2 s are "
+        "not. An idle connection takes no thread. 0: no connection is kept.",
+    )
     http: str = setting(
         kinds.Choice("auto", "httptools", "h11"),
         default="auto",
@@ -303,6 +376,15 @@ class Settings:
         flags=("--http",),
         doc="The HTTP parser. `httptools` is fast and in C, `h11` is in Python; both follow the same rules. `auto` is "
         "httptools where it is installed.",
+    )
+    health_path: str | None = setting(
+        kinds.Nullable(lists.Target(example="/healthz")),
+        default=None,
+        default_text="none",
+        section="HTTP",
+        flags=("--health-path",),
+        doc="Answer GET and HEAD of exactly this path without the application. The answer is 200 `ok`, or 503 `draining` once "
+        "a graceful stop has begun (see `drain_delay`) and from a worker that is about to leave.",
     )
     limit_request_line: int = setting(
         kinds.Size(example="4094"),
@@ -332,6 +414,22 @@ class Settings:
         section="HTTP",
         flags=("--limit-request-body",),
         doc="Bytes in a request's body. A longer one is answered with 413. 0: no limit.",
+    )
+    body_buffer: int = setting(
+        kinds.Size(example="64KiB"),
+        default=64 * 1024,
+        section="HTTP",
+        flags=("--body-buffer",),
+        doc="Bytes of a body that a threaded worker reads before it takes a thread. More is read as the application asks "
+        "for it.",
+    )
+    response_buffer: int = setting(
+        kinds.Size(example="1MiB"),
+        default=1024 * 1024,
+        section="HTTP",
+        flags=("--response-buffer",),
+        doc="Bytes of a response that a threaded worker keeps for a slow client. It takes no thread to send them; a larger "
+        "response holds its thread for the rest, up to `write_timeout`. Files need no room.",
     )
     errorlog: str = setting(
         kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),

@@ -43,6 +43,7 @@ KINDS_AND_VALUES: list[tuple[kinds.Kind[Any], st.SearchStrategy[Any]]] = [
     (kinds.Nullable(kinds.Whole(example=1)), st.none() | st.integers(0, 100)),
     (lists.Addresses(), st.lists(ADDRESSES, min_size=1, max_size=4).map(tuple)),
     (lists.Paths(example="x"), st.lists(NO_COMMA.filter(bool), max_size=4).map(tuple)),
+    (lists.Target(example="/x"), st.from_regex(r"/[!->@-~]*", fullmatch=True)),
     (lists.EnvPairs(), st.dictionaries(NAMES, TEXTS, max_size=4).map(lambda pairs: tuple(pairs.items()))),
 ]
 
@@ -203,6 +204,12 @@ def test_a_relative_path_is_placed_in_a_directory_and_a_dash_is_not() -> None:
     assert kinds.Nullable(log).anchored(None, "/srv/app") is None
     assert kinds.Nullable(log).anchored("a", "/srv/app") == "/srv/app/a"
     assert lists.Paths(example="x").anchored(("lib", "/opt"), "/srv") == ("/srv/lib", "/opt")
+
+
+@pytest.mark.parametrize("raw", ["", "healthz", "http://host/healthz", "/health z", "/h\n", "/\xe4", "/healthz?full", 5, None])
+def test_what_is_no_path_of_a_request_is_refused(raw: object) -> None:
+    with pytest.raises(kinds.Refused, match=r"^expected a path that begins with /"):
+        lists.Target(example="/healthz").parse(raw)
 
 
 def test_environment_pairs_come_from_a_list_a_table_or_lines() -> None:

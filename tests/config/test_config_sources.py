@@ -217,8 +217,8 @@ def test_an_action_may_stand_in_the_environment(tmp_path: Path) -> None:
         (["--work", "3"], ["unknown option '--work' (command line): did you mean '--workers'?"]),
         (["-z"], ["unknown option '-z' (command line): see arbiter --help."]),
         (
-            ["--threads", "4"],
-            ["unknown option '--threads' (command line): Gunicorn has it, Arbiter does not support it yet."],
+            ["--spew", "4"],
+            ["unknown option '--spew' (command line): Gunicorn has it, Arbiter does not support it yet."],
         ),
         (["a:b", "c:d"], ["unexpected argument 'c:d' (command line): one application is served."]),
         (
@@ -362,7 +362,7 @@ def test_a_toml_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
         ("worker-class", "did you mean 'worker_class'?"),
         ("error_logfile", "did you mean 'errorlog'?"),
         ("env", "did you mean 'raw_env'?"),
-        ("threads", "Gunicorn has it, Arbiter does not support it yet."),
+        ("spew", "Gunicorn has it, Arbiter does not support it yet."),
         ("colour", "there is no such setting. Remove it, or see docs/settings.md."),
     ],
 )
@@ -441,11 +441,11 @@ def test_a_misspelt_name_that_nothing_reads_is_an_error(tmp_path: Path) -> None:
 
 def test_what_a_python_file_says_in_vain_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(
-        "threads = 4\ncolour = 'red'\ndef post_fork(server, worker):\n    pass\nfrom os.path import join\n"
+        "spew = 4\ncolour = 'red'\ndef post_fork(server, worker):\n    pass\nfrom os.path import join\n"
     )
 
     assert show(tmp_path).warnings == (
-        "threads (gunicorn.conf.py:1) has no effect: Gunicorn has it, Arbiter does not support it yet.",
+        "spew (gunicorn.conf.py:1) has no effect: Gunicorn has it, Arbiter does not support it yet.",
         "colour (gunicorn.conf.py:2) has no effect: no setting has this name, and nothing reads it.",
         "post_fork (gunicorn.conf.py:3) has no effect: Gunicorn has it, Arbiter does not support it yet.",
     )
