@@ -31,6 +31,8 @@ SLOW: Final = 60.0
 PAUSE: Final = 30.0
 """Seconds between two steps down, at first."""
 LONGEST_PAUSE: Final = 900.0
+REGRET: Final = 300.0
+"""Seconds: a step up so soon after a step down was a change of mind. Booting a worker a few times an hour is no harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Autoscaler:
         wanted = min(wanted, self.most, self.count + int(max(0.0, min(sample.room, self.most))))
         if wanted <= self.count:
             return
-        if now - self._down_at < 2 * self._pause:
+        if now - self._down_at < max(REGRET, 2 * self._pause):
             self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         self.count, self._changed_at, self._calm_since = wanted, now, now
 

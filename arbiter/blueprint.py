@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arbiter.facts import Plan
+from arbiter.workers.contract import Order, TemplateOrder, WorkerId
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from arbiter.config.schema import Settings
     from arbiter.logs import Log, Sink
+    from arbiter.workers.contract import Row, Spawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class Blueprint:
         return self.settings.proc_name or self.app
 
     @property
+    def threads(self) -> int:
+        """How many requests a worker serves at the same time."""
+        return self.settings.threads if self.kind == "threaded" else 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the scoreboard a worker has: its own, and one for each thread that it may ever have."""
+        return 1 + self.settings.threads + self.settings.io_threads if self.kind == "threaded" else 1
+
+    @property
     def plan(self) -> Plan:
         """What the policy needs of the settings."""
         settings = self.settings
@@ -53,5 +66,46 @@ class Blueprint:
             max_worker_memory=settings.max_worker_memory,
             max_worker_memory_hard=settings.max_worker_memory_hard,
             give_up_after=settings.give_up_after,
+            min_workers=settings.min_workers,
+            max_workers=settings.max_workers,
+            drain_delay=settings.drain_delay,
             upgrade_keep=settings.upgrade_keep,
+        )
+
+    def order(self, id: WorkerId, rows: tuple[Row, ...], channel: socket.socket, dump: int, lifeline: int) -> Order:  # noqa: A002
+        """What a worker of this generation is told; what is not the generation's is its own."""
+        return Order(
+            id=id,
+            generation=self.number,
+            settings=self.settings,
+            kind=self.kind,
+            listeners=self.listeners,
+            channel=channel,
+            lifeline=lifeline,
+            dump=dump,
+            rows=rows,
+            log=self.log.bind(worker=id.slot, generation=self.number),
+            access=self.access,
+            title=self.title,
+        )
+
+    def template_order(
+        self, rows: Callable[[int, int], tuple[Row, ...]], channel: socket.socket, dump: int, lifeline: int
+    ) -> TemplateOrder:
+        """What the template of this generation is told; `rows` gives the rows of its workers by the number of the first."""
+
+        def worker(spawn: Spawn, channel: socket.socket) -> Order:
+            return self.order(WorkerId(spawn.slot, spawn.spawn), rows(spawn.place, self.rows), channel, dump, lifeline)
+
+        return TemplateOrder(
+            generation=self.number,
+            settings=self.settings,
+            kind=self.kind,
+            channel=channel,
+            lifeline=lifeline,
+            dump=dump,
+            log=self.log,
+            access=self.access,
+            title=self.title,
+            worker=worker,
         )

@@ -1,41 +1,84 @@
-"""A worker process seen from its parent: the handle that `kernel` keeps and `lookout` looks at."""
+"""A child process seen from its parent: what leads to it, and the handle that `kernel` keeps and `lookout` looks at."""
 
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import inf
+from signal import Signals
 from typing import TYPE_CHECKING, Final
 
+from arbiter import facts
 from arbiter.workers.contract import Decoder
 
 if TYPE_CHECKING:
-    import socket
-
     from arbiter.blueprint import Blueprint
     from arbiter.workers.contract import Row, WorkerId
 
 
-@dataclass(slots=True)
-class Child:
-    """Known by its pid until it is reaped, and not a moment longer."""
+class Wires:
+    """Channel, pipe for stacks and lifeline of a child, both ends of each: made before the fork."""
+
+    def __init__(self, kind: socket.SocketKind, lifeline: int) -> None:
+        """With a channel of this kind; `lifeline` is the descriptor that is opened once more, for this child alone.
+
+        Raises:
+            OSError: there are no descriptors left; none has been used.
+        """
+        with ExitStack() as undo:
+            self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, kind)
+            undo.callback(self.ours.close)
+            undo.callback(self.theirs.close)
+            self.stacks, self.dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, self.stacks)
+            undo.callback(os.close, self.dump)
+            self.lifeline = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            undo.pop_all()
+
+    def close_theirs(self) -> None:
+        """In the parent: the child has its ends."""
+        if self.dump >= 0:
+            self.theirs.close()
+            os.close(self.dump)
+            os.close(self.lifeline)
+            self.dump = self.lifeline = -1
+
+    def close_ours(self) -> None:
+        """In the child: it has no use for the parent's ends."""
+        if self.stacks >= 0:
+            self.ours.close()
+            os.close(self.stacks)
+            self.stacks = -1
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.close_ours()
+        self.close_theirs()
+
+
+@dataclass(slots=True, kw_only=True)
+class Unborn:
+    """A worker that is wanted, with all that was made for it."""
 
     id: WorkerId
-    pid: int
     blueprint: Blueprint
+    rows: tuple[Row, ...]
+    place: int
+    """The number of its first row."""
+    wires: Wires
+    signal: Signals | None = None
+    """What it was sent before it lived."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """Known by its pid until it is reaped, and not a moment longer."""
+
+    pid: int
     channel: socket.socket
     stacks: int
     """Read end of the pipe into which its stacks are dumped; non-blocking."""
-    row: Row
-    decoder: Decoder = field(default_factory=Decoder)
-    accused: float = 0.0
-    """The self-granted deadline about which it has been reported."""
-    forgiven: tuple[float, float] = (0.0, 0.0)
-    """A self-granted deadline, and how much time it did not have because everything slept."""
-    slow: float = 0.0
-    """When the request began about which it has been reported as slow."""
-    dump_by: float = inf
-    """Until when its stacks may take to come; `inf`: they have not been asked for."""
     was_killed: bool = False
     """Whether we sent it SIGKILL: then its death needs no other explanation."""
 
@@ -55,6 +98,40 @@ class Child:
         if self.stacks >= 0:
             os.close(self.stacks)
             self.stacks = -1
+
+
+@dataclass(slots=True, kw_only=True)
+class Child(Process):
+    """A worker that lives."""
+
+    id: WorkerId
+    blueprint: Blueprint
+    rows: tuple[Row, ...]
+    """Its own, then its threads'."""
+    decoder: Decoder = field(default_factory=Decoder)
+    accused: float = 0.0
+    """The self-granted deadline about which it has been reported."""
+    forgiven: tuple[float, float] = (0.0, 0.0)
+    """A self-granted deadline, and how much time it did not have because everything slept."""
+    slow: dict[Row, float] = field(default_factory=dict)
+    """By row: when the request began about which it has been reported as slow."""
+
+    @property
+    def row(self) -> Row:
+        """Its own row, with the deadline that it grants itself."""
+        return self.rows[0]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is in a request."""
+        return any(row.started() for row in self.rows)
+
+
+def exited(id: WorkerId, code: int, *, out_of_memory: bool) -> facts.Exited:  # noqa: A002 - its name everywhere
+    """The fact that a process has been reaped; a negative code is a signal's number, as in `os.waitstatus_to_exitcode`."""
+    if code >= 0:
+        return facts.Exited(id, code)
+    return facts.Exited(id, None, Signals(-code).name, out_of_memory=out_of_memory)
 
 
 def _without_ours(stacks: str) -> str:

@@ -10,6 +10,7 @@ from arbiter import __version__
 from arbiter.config.argv import Action
 from arbiter.config.provenance import ConfigError
 from arbiter.config.resolve import resolve
+from arbiter.upgrade import predecessor
 from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from arbiter.config.resolve import Resolved
     from arbiter.daemon import Daemon
+    from arbiter.upgrade import Predecessor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _fill_standard_streams()
     words = sys.argv[1:] if argv is None else argv
     try:
+        before_us = predecessor(os.environ)
+    except ValueError as error:
+        print(f"arbiter: {error}", file=sys.stderr)
+        return Exit.USAGE
+    try:
         resolved = resolve(words, os.environ, _cwd())
     except ConfigError as error:
         for problem in error.problems:
             print(f"arbiter: {problem}", file=sys.stderr)
+        _tell_who_waits(str(error), before_us)
         return Exit.USAGE
     match resolved.action:
         case Action.HELP:
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"arbiter: {warning}", file=sys.stderr)
             print("The configuration is sound.")
         case Action.RUN:
-            return _run(resolved)
+            return _run(resolved, before_us)
     return Exit.OK
 
 
@@ -73,20 +81,32 @@ def _cwd() -> str:
         return real
 
 
-def _run(resolved: Resolved) -> int:
-    if not resolved.settings.daemon:
-        return _serve(resolved)
+def _run(resolved: Resolved, before_us: Predecessor | None) -> int:
+    if before_us or not resolved.settings.daemon:  # whom a daemon has started is in the background already
+        return _serve(resolved, before_us=before_us)
     from arbiter.daemon import run_as_daemon
 
     return run_as_daemon(lambda daemon: _serve(resolved, daemon))
 
 
-def _serve(resolved: Resolved, daemon: Daemon | None = None) -> int:
+def _serve(resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> int:
     from arbiter.errors import StartError
     from arbiter.supervisor import serve
 
     try:
-        return serve(resolved, daemon)
+        return serve(resolved, daemon, before_us)
     except StartError as error:
         print(f"arbiter: {error}", file=sys.stderr)
+        _tell_who_waits(str(error), before_us)
         return Exit.START
+
+
+def _tell_who_waits(error: str, before_us: Predecessor | None) -> None:
+    """Have the log of the supervisor that goes on show why this one does not, or `systemctl status` why there is none."""
+    if before_us:
+        before_us.fail(error)
+        return
+    from arbiter.notices import one_line
+    from arbiter.systemd import Notifier
+
+    Notifier(os.environ).tell(f"STATUS={one_line(f'cannot start: {error}')}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from arbiter.autoscale import Sample
     from arbiter.lifecycle import Ask
     from arbiter.news import News
     from arbiter.workers.contract import WorkerId
@@ -41,6 +42,12 @@ class Plan:
     """Bytes; a worker above it is killed. 0: no limit."""
     give_up_after: float = 0.0
     """The service ends with an error when it had no ready worker for so long."""
+    min_workers: int = 1
+    """With `max_workers`: the fewest that the load may leave."""
+    max_workers: int = 0
+    """The most that the load may call for. 0: the count is fixed."""
+    drain_delay: float = 0.0
+    """How long a stop goes on serving while health checks already say no."""
     upgrade_keep: float = 0.0
     """How long an old supervisor stays, without workers, once a new version has taken over."""
 
@@ -176,6 +183,13 @@ class MemoryShort:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the workers did since the last such fact."""
+
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
 class DoorsEnded:
     """Nobody waits behind the shut doors any more, and the sockets are closed."""
 
@@ -184,10 +198,13 @@ class DoorsEnded:
 class UpgradeAsked:
     """The operator wants a new supervisor, of what is installed now, to take over (USR2)."""
 
+    obstacle: str = ""
+    """What stands in its way on this machine, for a sentence; empty if nothing does."""
+
 
 @dataclass(frozen=True, slots=True)
 class SuccessorReady:
-    """The new supervisor's first worker serves."""
+    """All workers of the new supervisor are ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +212,8 @@ class SuccessorGone:
     """The new supervisor has ended, or could not be started."""
 
     how: str
+    was_asked: bool = False
+    """Whether it ended as one does that was asked to stop: with status 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +234,7 @@ WorkerFact: TypeAlias = (
     SaidReady | SaidFailed | SaidSpent | SaidRetiring | HungUp | Overdue | Slow | Dumped | Weighed | Exited | NotForked
 )
 SuccessorFact: TypeAlias = UpgradeAsked | SuccessorReady | SuccessorGone
-Fact: TypeAlias = WorkerFact | SuccessorFact | Proposed | Scaled | Rest | MemoryShort | Asked | DoorsEnded | Slept
+Fact: TypeAlias = WorkerFact | SuccessorFact | Proposed | Scaled | Rest | MemoryShort | Loaded | Asked | DoorsEnded | Slept
 
 
 # Effects --------------------------------------------------------------------------------------------------------------
@@ -236,6 +255,11 @@ class Retire:
     id: WorkerId
     last: bool = False
     """The whole service ends: what waits in the backlog is the worker's too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Have all workers, also those that boot, say no to health checks, and serve on."""
 
 
 class Force(Enum):
@@ -288,12 +312,19 @@ class TakeBack:
 
 @dataclass(frozen=True, slots=True)
 class StopSuccessor:
-    """The successor is not wanted any more: ask it to stop."""
+    """The successor is not wanted any more: send it this signal."""
+
+    force: Force
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
     """The service is up: its first worker is ready. Once in a life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Every slot has a ready worker for the first time. Once in a life, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +362,7 @@ class Tell:
 Effect: TypeAlias = (
     Fork
     | Retire
+    | Drain
     | Kill
     | Dump
     | ShutDoors
@@ -340,6 +372,7 @@ Effect: TypeAlias = (
     | TakeBack
     | StopSuccessor
     | Serving
+    | Complete
     | Adopt
     | Forget
     | Finish

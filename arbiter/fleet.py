@@ -26,8 +26,9 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from arbiter import facts
+from arbiter.autoscale import Autoscaler
 from arbiter.books import BOOT_DELAY, FIRST_DELAY, SERVED_DELAY, Generation, Slot, Worker, delay
-from arbiter.facts import Adopt, Dump, EndDoors, Finish, Force, Forget, Fork, Kill, Retire, Serving, ShutDoors, Tell
+from arbiter.facts import Adopt, Drain, Dump, EndDoors, Finish, Force, Forget, Fork, Kill, Retire, Serving, ShutDoors, Tell
 from arbiter.lifecycle import NEXT, THEN, Ask, Happening, Judgement, Phase, Standing
 from arbiter.news import News
 from arbiter.succession import Heir, Succession
@@ -36,6 +37,7 @@ from arbiter.workers.contract import Exit, WorkerId
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arbiter.autoscale import Sample
     from arbiter.facts import Effect, Fact, Plan, SuccessorFact, WorkerFact
 
 LEAVE_GRACE: Final = 2.0
@@ -78,8 +80,14 @@ class Fleet:
     """Whether the operator wants no workers for now (WINCH), or they have been handed over."""
     succession: Succession = field(default_factory=Succession)
     code: Exit = Exit.OK
+    _scaler: Autoscaler | None = None
+    """Decides the count where the settings leave it to the load."""
     _doors_at: float = inf
     """When to look next whether anybody waits behind the shut doors; `inf` while they are open, or closed for good."""
+    _drained_at: float = inf
+    """When DRAINING is over."""
+    _is_complete: bool = False
+    """Whether every slot has ever had a ready worker."""
     _slow_at: float = -inf
     """When a slow request was last reported."""
     _down_since: float = inf
@@ -95,11 +103,14 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.candidate = self._generations[self.generation] = Generation(self.generation, self.plan)
+        self._choose_scaler(self.plan, self.plan.count)
 
     @property
     def count(self) -> int:
         """How many workers are wanted."""
-        return 0 if self.resting else max(1, self._ruling.count + self.delta)
+        if self.resting:
+            return 0
+        return self._scaler.count if self._scaler else max(1, self._ruling.count + self.delta)
 
     @property
     def active(self) -> list[Worker]:
@@ -128,6 +139,12 @@ class Fleet:
         """Whether a worker may be forked beside another. The places of empty slots are kept free for them."""
         return len(self.active) - len(self._filled) < self._ruling.surge
 
+    @property
+    def retry_at(self) -> float:
+        """When the next fork may be tried that a back-off holds up; `inf` when none does. Always after the last `reconcile`."""
+        times = (self._forks.retry_at, *(slot.retry_at for slot in self._slots.values()))
+        return min((time for time in times if time > self._now), default=inf)
+
     # Facts ------------------------------------------------------------------------------------------------------------
 
     def observe(self, fact: Fact, now: float) -> None:
@@ -143,12 +160,17 @@ class Fleet:
                 self._rest(News.RESTING)
             case facts.DoorsEnded():
                 self._doors_at = inf
+            case facts.Loaded(sample):
+                self._loaded(sample, now)
             case facts.MemoryShort(used):
                 self._relieve_memory(used)
             case facts.UpgradeAsked() | facts.SuccessorReady() | facts.SuccessorGone():
                 self._succeed_ourselves(fact, now)
             case facts.Slept(seconds):
                 self._tell(News.WOKE, seconds=seconds)
+                self._down_since += seconds
+                self.succession.deadline += seconds
+                self._drained_at += seconds
                 for worker in self.workers.values():
                     worker.deadline += seconds
                     worker.dump_at += seconds
@@ -202,19 +224,28 @@ class Fleet:
                 self._weighed(worker, size, now)
             case facts.NotForked(_, error):
                 self._not_forked(worker, error, now)
-            case facts.Exited():
+            case _:
                 self._exited(worker, fact, now)
 
     def _end(self, ask: Ask, now: float) -> None:
         before, self.standing = self.standing, THEN[self.standing, ask]
         if self.standing is before:
             return
-        if not before.is_ending:
-            self.succession.end()
+        delay = self._ruling.drain_delay
+        has_guests = any(worker.serves for worker in self.active) and self.succession.heir is not Heir.REIGNING
+        if self.standing is Standing.DRAINING and not (delay and has_guests):
+            self.standing = THEN[self.standing, ask]  # there is nothing to wait for
+        self.succession.end(now, self._ruling, at_once=self.standing is Standing.KILLING)
+        if self.standing.is_ending and not before.is_ending:
+            self._drained_at = inf
             if self.succession.heir is not Heir.REIGNING:
                 self._doors_at = now
                 self._effects.append(ShutDoors())
-        if self.standing is Standing.STOPPING:
+        if self.standing is Standing.DRAINING:
+            self._drained_at = now + delay
+            self._effects.append(Drain())
+            self._tell(News.DRAINING, seconds=delay)
+        elif self.standing is Standing.STOPPING:
             self._tell(News.STOPPING, limit=self._ruling.graceful_timeout)
         elif self.standing is Standing.QUITTING:
             self._tell(News.QUITTING)
@@ -222,7 +253,7 @@ class Fleet:
                 worker.why = worker.why or "quick stop"
                 # Only a worker that has booted handles SIGQUIT; by default it would dump core.
                 self._effects.append(Kill(worker.id, Force.INTERRUPT if worker.ready_at < inf else Force.ASK))
-                self._step(worker, Happening.TOLD_TO_RETIRE, now, now + QUICK_GRACE)
+                self._step(worker, Happening.TOLD_TO_RETIRE, now, min(worker.deadline, now + QUICK_GRACE))
         else:
             self._tell(News.KILLING)
             for worker in self._not_killed():
@@ -250,11 +281,14 @@ class Fleet:
         elif self.candidate:
             refusal = "a reload is under way"
         before = self.succession.heir
-        self.succession.observe(fact, now, self._ruling.upgrade_keep, self._ruling_number, refusal)
+        self.succession.observe(fact, now, self._ruling, self._ruling_number, refusal)
         if self.succession.heir is Heir.REIGNING is not before:
             self._rest(None)
-        elif before is Heir.REIGNING is not self.succession.heir:
-            self._wake()
+        elif before is Heir.REIGNING is not self.succession.heir and not self.standing.is_ending:
+            if self.succession.is_over:
+                self._end(Ask.STOP, now)
+            else:
+                self._wake()
 
     def _spend(self, worker: Worker, why: str) -> None:
         """Have a worker replaced; it serves until its successor is ready."""
@@ -282,21 +316,48 @@ class Fleet:
             size = f"{largest.size >> 20} MiB"
             self._spend(largest, f"{used:.0%} of the memory is used, and with {size} it is the largest worker")
 
+    def _choose_scaler(self, plan: Plan, count: int) -> None:
+        self._scaler = Autoscaler(plan.min_workers, plan.max_workers, count) if plan.max_workers else None
+
+    def _loaded(self, sample: Sample, now: float) -> None:
+        """Let the load decide the count, but never while a reload is under way: its surge is not the load's doing."""
+        is_calm = self.current and self.current.judgement is Judgement.CURRENT and not self.candidate
+        if not self._scaler or not is_calm or self.resting or self.standing is not Standing.SERVING:
+            return
+        before = self._scaler.count
+        after = self._scaler.observe(sample, now)
+        if after != before:
+            self._tell(News.AUTOSCALED, count=after, before=before, busy=sample.busy / sample.seconds)
+
     def _scale(self, by: int) -> None:
         if self.resting:
-            self._wake()
+            if by > 0 and self.succession.heir is Heir.REIGNING:
+                self._tell(News.HANDED_ALREADY)  # no canary would show whether its workers boot
+            elif by > 0:
+                self._wake()
             return
-        if self.count + by < 1:
+        if self._scaler:
+            wanted = self._scaler.count + by
+            if not self._scaler.least <= wanted <= self._scaler.most:
+                self._tell(News.AT_BOUND, count=self.count, bound="fewest" if by < 0 else "most")
+                return
+            self._scaler.count = wanted  # and the load goes on from there: nothing is left of the wish to be remembered
+            self._tell(News.SCALED, count=wanted, delta=by)
+        elif self.count + by < 1:
             self._tell(News.AT_MINIMUM)
-            return
-        self.delta += by
-        self._tell(News.SCALED, count=self.count, delta=self.delta)
+        else:
+            self.delta += by
+            self._tell(News.SCALED, count=self.count, delta=self.delta)
 
     def _propose(self, number: int, plan: Plan, now: float) -> None:
         generation = self._generations[number] = Generation(number, plan)
-        if self.standing.is_ending:
+        if self.standing.is_leaving:
             generation.judgement = Judgement.REFUSED
             self._tell(News.TOO_LATE)
+            return
+        if self.succession.heir is Heir.STARTING:
+            generation.judgement = Judgement.REFUSED
+            self._tell(News.UPGRADING)
             return
         if self.candidate:
             self._tell(News.SUPERSEDED)
@@ -305,6 +366,7 @@ class Fleet:
                 self._retire(canary, now, "a newer generation is tried")
             if not self.current:
                 self._recount(self.candidate.plan, plan)
+                self._choose_scaler(plan, plan.count)
         self.candidate = generation
         self._tell(News.TRIAL)
 
@@ -366,14 +428,14 @@ class Fleet:
         self._now = now
         while any(rule(self, now) for rule in self._RULES):
             pass
-        effects, self._effects = [*self._effects, *self.succession.effects], []
+        effects, self._effects = [*self.succession.effects, *self._effects], []
         self.succession.effects.clear()
         # A decision of this very turn may be about a worker whose exit came in right behind what provoked it.
         return [effect for effect in effects if not isinstance(effect, Kill | Retire | Dump) or effect.id in self.workers]
 
     def wake_at(self) -> float:
         """The earliest time at which the clock alone decides something; `inf` for never. Always after the last `reconcile`."""
-        times = [self._doors_at, self.succession.leave_at]
+        times = [self._doors_at, self._drained_at, self.succession.leave_at, self.succession.deadline]
         for worker in self.workers.values():
             times += (worker.deadline, worker.dump_at)
             if worker.phase is Phase.READY and not worker.spent:
@@ -381,13 +443,13 @@ class Fleet:
         if (candidate := self.candidate) and (canary := candidate.canary) and canary.phase is Phase.READY:
             times.append(canary.since + candidate.plan.prove)
         if not self.standing.is_ending:
-            times.append(self._forks.retry_at)
-            times += [slot.retry_at for slot in self._slots.values()]
+            times.append(self.retry_at)
             if limit := self._ruling.give_up_after:
                 times.append(self._down_since + limit)
         return min((time for time in times if time > self._now), default=inf)
 
     def _enforce_deadlines(self, now: float) -> bool:
+        self.succession.enforce(now, self._ruling, self._ruling_number)
         acted = False
         for worker in [worker for worker in self.workers.values() if worker.deadline <= now]:
             acted = True
@@ -440,9 +502,17 @@ class Fleet:
             return True
         return False
 
+    def _stop_draining(self, now: float) -> bool:
+        if now < self._drained_at:
+            return False
+        self._end(Ask.STOP, now)
+        return True
+
     def _finish(self, now: float) -> bool:
-        if now >= self.succession.leave_at and not self.standing.is_ending:
-            self._end(Ask.STOP, now)
+        has_left = self.resting and not self.workers and not self.candidate
+        if has_left and now >= self.succession.leave_at and not self.standing.is_ending:
+            self.standing = Standing.STOPPING  # and nothing else ends: it is all our successor's
+            self._tell(News.SUCCEEDED)
         if not self.standing.is_ending:
             return False
         if self._doors_at <= now:
@@ -450,7 +520,7 @@ class Fleet:
             self._effects.append(EndDoors())
         for worker in self.active:
             self._retire(worker, now, "the service stops")
-        if not self.workers and self.standing is not Standing.ENDED:
+        if not self.workers and not self.succession.heir.is_ending and self.standing is not Standing.ENDED:
             self.standing, self._doors_at = Standing.ENDED, inf
             self._effects.append(Finish(self.code))
         return False
@@ -489,6 +559,7 @@ class Fleet:
             slot.failures, slot.retry_at = 0, -inf
         if outgoing:
             outgoing.judgement = Judgement.OUTGOING
+            self._choose_scaler(candidate.plan, self.count or candidate.plan.count)
             self._wake()
             self._recount(outgoing.plan, candidate.plan)
             self._tell(News.PROMOTED)
@@ -522,7 +593,8 @@ class Fleet:
     def _shrink(self, now: float) -> bool:
         extra = [worker for worker in self.active if worker.id.slot > self.count and not self._is_on_trial(worker)]
         for worker in extra:
-            self._retire(worker, now, "fewer workers are wanted")
+            why = "the new supervisor serves" if self.succession.heir is Heir.REIGNING else "fewer workers are wanted"
+            self._retire(worker, now, why)
         return bool(extra)
 
     def _retire_stale(self, now: float) -> bool:
@@ -563,14 +635,19 @@ class Fleet:
                 return True
         return False
 
-    def _settle(self, now: float) -> bool:  # noqa: ARG002 - every rule has the same shape
+    def _settle(self, now: float) -> bool:
         """See that a roll is over, and let go of generations that nobody needs."""
-        if (current := self.current) and current.judgement is Judgement.ROLLING:
-            ready = sum(worker.phase is Phase.READY and not self._is_stale(worker) for worker in self.active)
-            if ready == len(self.active) == self.count:
+        if (current := self.current) and current.judgement is Judgement.ROLLING and not self.resting:
+            # What is worn out and serves counts: under a short max_lifetime there would never be an end otherwise.
+            ready = {worker.id.slot for worker in self.active if worker.phase is Phase.READY}
+            if len(ready) == self.count and all(worker.generation == current.number for worker in self.active):
                 current.judgement = Judgement.CURRENT
                 is_first = current.number == self.generation
                 self._tell(News.ALL_READY if is_first else News.RELOADED, count=self.count)
+                if not self._is_complete:
+                    self._is_complete = True
+                    self._effects.append(facts.Complete())
+                self.succession.reclaim(now, self._ruling, self._ruling_number)
         in_use = {worker.generation for worker in self.workers.values()}
         idle = [
             number
@@ -615,6 +692,8 @@ class Fleet:
         worker.deadline = now + (generation.plan.boot_timeout or inf)
         self.workers[worker.id] = worker
         self._effects.append(Fork(worker.id, generation.number))
+        if self.standing is Standing.DRAINING:
+            self._effects.append(Drain())
         self._tell(News.BOOTING, worker)
         return worker
 
@@ -664,6 +743,7 @@ class Fleet:
         _show_stacks,
         _wear_out,
         _give_up,
+        _stop_draining,
         _finish,
         _judge,
         _shrink,

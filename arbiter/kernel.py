@@ -16,18 +16,30 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arbiter import facts
-from arbiter.child import Child
+from arbiter.child import Child, Process, Unborn, Wires, exited
 from arbiter.lookout import Lookout
+from arbiter.nursery import Nursery, Template
 from arbiter.scoreboard import Scoreboard
 from arbiter.signals import Command, Inbox
-from arbiter.spawn import fork_worker
-from arbiter.workers.contract import DUMP_SIGNAL, ChannelError, Failed, Order, Ready, Retiring, Spent, encode
+from arbiter.spawn import adopt_orphans, fork_child
+from arbiter.workers.contract import (
+    DUMP_SIGNAL,
+    ENTRY,
+    TEMPLATE_ENTRY,
+    ChannelError,
+    Failed,
+    Ready,
+    Retiring,
+    Spent,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbiter.blueprint import Blueprint
     from arbiter.facts import Fact, Force
+    from arbiter.upgrade import Neighbours
     from arbiter.workers.contract import Message, WorkerId
 
 TICK: Final = 1.0
@@ -72,8 +84,17 @@ class Kernel(Protocol):
     def pid(self, id: WorkerId) -> int | None:  # noqa: A002
         """The pid of a worker, for the log, also of one that the last `wait` has reaped; None when it was never forked."""
 
-    def everyone(self) -> list[WorkerId]:
-        """All workers that have not been reaped."""
+    def tell_all(self, message: Message) -> None:
+        """Send a message to all workers, those included that have not been forked yet."""
+
+    def forget(self, generation: int) -> None:
+        """No worker of this generation will be forked any more."""
+
+    def busy(self) -> int:
+        """How many workers are in a request."""
+
+    def is_responsive(self, id: WorkerId) -> bool:  # noqa: A002
+        """Whether a worker that has been ready keeps the deadline that it grants itself."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -82,58 +103,82 @@ class Kernel(Protocol):
 class Posix:
     """The real kernel: epoll, fork, waitpid. One per supervisor, and only in the supervisor."""
 
-    def __init__(self, let_go: Callable[[Blueprint], None]) -> None:
-        """`let_go` is called in a child, before anything else: it closes what the loop's owner has and this worker not."""
+    def __init__(self, let_go: Callable[[Blueprint], None], neighbours: Neighbours) -> None:
+        """`let_go` is called in a child, before anything else: it closes what the loop's owner has and this worker not.
+
+        What is heard of the `neighbours`, the supervisors before and after this one, comes out of `wait` too.
+        """
         self._let_go = let_go
+        self._neighbours = neighbours
         self.board = Scoreboard()
-        self._lookout = Lookout()
+        self._lookout = Lookout(self.board)
         self._inbox = Inbox()
         self._epoll = select.epoll()
         self._epoll.register(self._inbox.fd, select.EPOLLIN)
+        neighbours.attach(self._epoll)
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
         self._children: dict[int, Child] = {}
         self._by_id: dict[WorkerId, Child] = {}
         self._by_channel: dict[int, Child] = {}
-        self._departed: dict[WorkerId, Child] = {}
+        self._departed: dict[WorkerId, int] = {}
+        self._dumping: dict[WorkerId, tuple[float, Process]] = {}
+        """Whose stacks have been asked for, of which process, and until when they may take to come."""
+        self._pending: list[Fact | Command] = []
+        """What has happened without having been waited for."""
+        self._nursery = Nursery(self._epoll, self._pending, fork=self._fork_template, adopt=self._adopt, lose=self._lose)
+        self._unclaimed: dict[int, int] = {}
+        """Exit statuses by pid of processes that may have been born as workers: of that we have not heard yet."""
         self._awake_at = self.now()
 
     def now(self) -> float:
         return time.monotonic()
 
     def pid(self, id: WorkerId) -> int | None:  # noqa: A002
-        child = self._by_id.get(id) or self._departed.get(id)
-        return child.pid if child else None
+        process = self._by_id.get(id) or self._nursery.mother(id)
+        return process.pid if process else self._departed.get(id)
 
-    def everyone(self) -> list[WorkerId]:
-        return list(self._by_id)
+    def busy(self) -> int:
+        return sum(child.is_busy for child in self._children.values())
+
+    def is_responsive(self, id: WorkerId) -> bool:  # noqa: A002
+        if child := self._by_id.get(id):
+            deadline = child.row.deadline()
+            return not deadline or self.now() <= deadline
+        return False
 
     def wait(self, until: float) -> list[Fact | Command]:
         found: list[Fact | Command] = []
-        self._departed.clear()
-        dumped = min((child.dump_by for child in self._children.values()), default=inf)
-        asked = min(max(min(until, dumped) - self.now(), 0.0), TICK)
+        if not self._pending:  # else what is pending is about some of them
+            self._departed.clear()
+        dumped = min((by for by, _ in self._dumping.values()), default=inf)
+        asked = 0.0 if self._pending else min(max(min(until, dumped) - self.now(), 0.0), TICK)
         # Rounded up: a poll that ends a fraction of a millisecond early would find nothing to decide, and spin.
         ready = self._epoll.poll(int(asked * 1000 + 1) / 1000 if asked else 0)
         self._notice_sleep(found, asked)
         for fd, _ in ready:
             if child := self._by_channel.get(fd):
                 self._listen(child, found)
+            else:
+                self._nursery.listen(fd)
         commands = self._inbox.read()
+        found += self._neighbours.listen()
         found += [command for command in commands if command not in (Command.REAP, Command.NOTHING)]
         if Command.REAP in commands:
             self._reap(found)
+        if not self._nursery.is_expecting:
+            self._unclaimed.clear()
+        found += self._pending
+        self._pending.clear()
         now = self.now()
-        for child in self._children.values():
-            if child.dump_by <= now:
-                child.dump_by = inf
-                found.append(facts.Dumped(child.id, child.read_stacks()))
+        for id in [id for id, (by, _) in self._dumping.items() if by <= now]:  # noqa: A001
+            found.append(facts.Dumped(id, self._dumping.pop(id)[1].read_stacks()))
         found += self._lookout.look(self._children.values(), now)
         return found
 
     def _notice_sleep(self, found: list[Fact | Command], asked: float) -> None:
         before, self._awake_at = self._awake_at, self.now()
-        slept = self._awake_at - before - asked
-        if slept > DOZE:
+        slept = self._awake_at - before  # all of it: when in the wait the sleep began, nobody can say
+        if slept - asked > DOZE:
             self._lookout.forgive(self._children.values(), slept)
             found.append(facts.Slept(slept))
 
@@ -166,7 +211,7 @@ class Posix:
             child.channel.close()
 
     def _reap(self, found: list[Fact | Command]) -> None:
-        """Take all that have exited: ours become facts; others (as pid 1, orphans of workers) must not stay zombies."""
+        """Take all that have exited: ours become facts; others (orphans of workers) must not stay zombies."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -174,76 +219,108 @@ class Posix:
                 return
             if pid == 0:
                 return
-            if not (child := self._children.pop(pid, None)):
-                continue
-            self._departed[child.id] = self._by_id.pop(child.id)
-            if child.channel.fileno() >= 0:
-                last_words: list[Fact | Command] = []
-                self._listen(child, last_words)
-                found += [fact for fact in last_words if not isinstance(fact, facts.HungUp)]
-                self._hang_up(child)
-            if child.dump_by < inf:
-                found.append(facts.Dumped(child.id, child.read_stacks()))
-            child.close()
-            self.board.give_back(child.row)
-            found.append(self._exited(child, os.waitstatus_to_exitcode(status)))
+            code = os.waitstatus_to_exitcode(status)
+            found += self._neighbours.reaped(pid, code)
+            if child := self._children.get(pid):
+                self._bury(child, code, found)
+            elif template := self._nursery.find(pid):
+                self._nursery.bury(template, code, out_of_memory=self._was_out_of_memory(template, code))
+            elif self._nursery.is_expecting:
+                self._unclaimed[pid] = code
 
-    def _exited(self, child: Child, code: int) -> Fact:
-        if code >= 0:
-            return facts.Exited(child.id, code)
-        signal = Signals(-code)
+    def _bury(self, child: Child, code: int, found: list[Fact | Command]) -> None:
+        """A worker has been reaped: take its last words and its counters, and let go of it."""
+        del self._children[child.pid], self._by_id[child.id]
+        self._departed[child.id] = child.pid
+        if child.channel.fileno() >= 0:
+            last_words: list[Fact | Command] = []
+            self._listen(child, last_words)
+            found += [fact for fact in last_words if not isinstance(fact, facts.HungUp)]
+            self._hang_up(child)
+        if self._dumping.pop(child.id, None):
+            found.append(facts.Dumped(child.id, child.read_stacks()))
+        child.close()
+        self.board.give_back(child.rows)
+        found.append(exited(child.id, code, out_of_memory=self._was_out_of_memory(child, code)))
+
+    def _was_out_of_memory(self, process: Process, code: int) -> bool:
         # Who was killed by us was not killed for memory, whatever the counter says of others.
-        is_memory = signal is Signals.SIGKILL and not child.was_killed and self._lookout.was_out_of_memory()
-        return facts.Exited(child.id, None, signal.name, out_of_memory=is_memory)
+        return code == -Signals.SIGKILL and not process.was_killed and self._lookout.was_out_of_memory()
 
     def fork(self, id: WorkerId, blueprint: Blueprint) -> None:  # noqa: A002
-        row = self.board.take()
-        ours = theirs = None
-        stacks = dump = -1
+        rows = self.board.take(blueprint.rows)
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            stacks, dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            order = Order(
-                id=id,
-                generation=blueprint.number,
-                settings=blueprint.settings,
-                kind=blueprint.kind,
-                listeners=blueprint.listeners,
-                channel=theirs,
-                lifeline=self._lifeline,
-                dump=dump,
-                row=row,
-                log=blueprint.log.bind(worker=id.slot, generation=blueprint.number),
-                access=blueprint.access,
-                title=blueprint.title,
-            )
-            pid = fork_worker(order, lambda: self._undo_in_child(ours, blueprint))
+            wires = Wires(socket.SOCK_STREAM, self._lifeline)
         except OSError:
-            self.board.give_back(row)
-            if ours is not None:
-                ours.close()
-            if stacks >= 0:
-                os.close(stacks)
+            self.board.give_back(rows)
             raise
-        finally:
-            if theirs is not None:
-                theirs.close()
-            if dump >= 0:
-                os.close(dump)
-        ours.setblocking(False)
-        child = Child(id, pid, blueprint, ours, stacks, row)
-        self._children[pid] = self._by_id[id] = self._by_channel[ours.fileno()] = child
-        self._epoll.register(ours, select.EPOLLIN)
+        unborn = Unborn(id=id, blueprint=blueprint, rows=rows, place=self.board.number(rows), wires=wires)
+        try:
+            if blueprint.settings.preload_app:
+                adopt_orphans()
+                self._nursery.want(unborn)
+            else:
+                order = blueprint.order(id, rows, wires.theirs, wires.dump, wires.lifeline)
+                self._adopt(unborn, fork_child(ENTRY, order, lambda: self._undo_in_child(blueprint, wires)))
+        except OSError:
+            self._lose(unborn)
+            raise
 
-    def _undo_in_child(self, ours: socket.socket, blueprint: Blueprint) -> None:
+    def _fork_template(self, unborn: Unborn) -> Template:
+        """The template that is to bear this worker, and others of its generation; or OSError."""
+        blueprint = unborn.blueprint
+        wires = Wires(socket.SOCK_SEQPACKET, self._lifeline)
+
+        def undo() -> None:
+            self._undo_in_child(blueprint, wires)
+            unborn.wires.close()  # sent to it when it is ready
+
+        try:
+            order = blueprint.template_order(self.board.rows, wires.theirs, wires.dump, wires.lifeline)
+            pid = fork_child(TEMPLATE_ENTRY, order, undo)
+        except OSError:
+            wires.close()
+            raise
+        wires.close_theirs()
+        return Template(pid=pid, channel=wires.ours, stacks=wires.stacks, blueprint=blueprint)
+
+    def _adopt(self, unborn: Unborn, pid: int) -> None:
+        """A worker has been forked: it is a child of this process."""
+        wires = unborn.wires
+        wires.close_theirs()
+        wires.ours.setblocking(False)
+        child = Child(
+            pid=pid, channel=wires.ours, stacks=wires.stacks, id=unborn.id, blueprint=unborn.blueprint, rows=unborn.rows
+        )
+        self._children[pid] = self._by_id[unborn.id] = self._by_channel[wires.ours.fileno()] = child
+        self._epoll.register(wires.ours, select.EPOLLIN)
+        if unborn.id in self._dumping:
+            self._dumping[unborn.id] = (self._dumping[unborn.id][0], child)
+        if (code := self._unclaimed.pop(pid, None)) is not None:
+            self._bury(child, code, self._pending)
+        elif unborn.signal:
+            self._send(child, unborn.signal)
+
+    def _lose(self, unborn: Unborn, pid: int | None = None) -> None:
+        """A worker will not be born: let go of what was made for it. `pid` is for the log."""
+        if pid:
+            self._departed[unborn.id] = pid
+        self._dumping.pop(unborn.id, None)
+        unborn.wires.close()
+        self.board.give_back(unborn.rows)
+
+    def _undo_in_child(self, blueprint: Blueprint, wires: Wires) -> None:
         """In the child, signals being blocked: close what is the supervisor's."""
         self._let_go(blueprint)
+        self._neighbours.forget()
         self._inbox.uninstall()
         self._epoll.close()
+        os.close(self._lifeline)
         os.close(self._lifeline_write)
-        ours.close()
+        wires.close_ours()
         for child in self._children.values():
             child.close()
+        self._nursery.leave()
 
     def tell(self, id: WorkerId, message: Message) -> None:  # noqa: A002
         child = self._by_id.get(id)
@@ -253,17 +330,30 @@ class Posix:
             except OSError:
                 pass  # full or broken: see `Kernel.tell`
 
+    def tell_all(self, message: Message) -> None:
+        for id in self._by_id:  # noqa: A001
+            self.tell(id, message)
+        self._nursery.tell_all(message)
+
+    def forget(self, generation: int) -> None:
+        self._nursery.forget(generation)
+
     def kill(self, id: WorkerId, force: Force) -> None:  # noqa: A002
         if child := self._by_id.get(id):
-            signal = Signals[force.value]
-            child.was_killed = child.was_killed or signal is Signals.SIGKILL
-            os.kill(child.pid, signal)  # not reaped yet, so the pid is still its own
+            self._send(child, Signals[force.value])
+        else:
+            self._nursery.kill(id, Signals[force.value])
+
+    @staticmethod
+    def _send(child: Child, signal: Signals) -> None:
+        child.was_killed = child.was_killed or signal is Signals.SIGKILL
+        os.kill(child.pid, signal)  # not reaped yet, so the pid is still its own
 
     def dump(self, id: WorkerId) -> None:  # noqa: A002
-        if child := self._by_id.get(id):
-            child.read_stacks()  # what an earlier request left
-            child.dump_by = self.now() + DUMPING
-            os.kill(child.pid, DUMP_SIGNAL)
+        if process := self._by_id.get(id) or self._nursery.mother(id):  # what an unborn one waits for is in its template
+            process.read_stacks()  # what an earlier request left
+            self._dumping[id] = (self.now() + DUMPING, process)
+            os.kill(process.pid, DUMP_SIGNAL)
 
     def watch(self, path: str | None) -> None:
         self._lookout.watch(path)
@@ -271,6 +361,7 @@ class Posix:
     def close(self) -> None:
         for child in self._children.values():
             child.close()
+        self._nursery.close()
         self._epoll.close()
         self._inbox.close()
         os.close(self._lifeline)

@@ -69,13 +69,20 @@ class Standing(IntEnum):
     STARTING = 1
     """No worker has ever been ready: the only time in which a failure may end the service."""
     SERVING = 2
-    STOPPING = 3
+    DRAINING = 3
+    """All is served as before, but health checks say no: whoever balances the load has `drain_delay` to turn away."""
+    STOPPING = 4
     """Workers finish their requests, up to `graceful_timeout`."""
-    QUITTING = 4
+    QUITTING = 5
     """Workers are interrupted and have a moment to clean up."""
-    KILLING = 5
+    KILLING = 6
     """SIGKILL to all."""
-    ENDED = 6
+    ENDED = 7
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the end has been asked for: what the service is now is what it stays."""
+        return self >= Standing.DRAINING
 
     @property
     def is_ending(self) -> bool:
@@ -94,15 +101,15 @@ class Ask(Enum):
 
 _S = Standing
 _STANDINGS: Final[Mapping[Ask, tuple[Standing, ...]]] = {
-    #  when:   STARTING      SERVING       STOPPING      QUITTING     KILLING      ENDED
-    Ask.STOP:  (_S.STOPPING, _S.STOPPING,  _S.QUITTING,  _S.KILLING,  _S.KILLING,  _S.ENDED),
-    Ask.QUIT:  (_S.QUITTING, _S.QUITTING,  _S.QUITTING,  _S.KILLING,  _S.KILLING,  _S.ENDED),
+    #  when:   STARTING      SERVING       DRAINING      STOPPING      QUITTING     KILLING      ENDED
+    Ask.STOP:  (_S.STOPPING, _S.DRAINING,  _S.STOPPING,  _S.QUITTING,  _S.KILLING,  _S.KILLING,  _S.ENDED),
+    Ask.QUIT:  (_S.QUITTING, _S.QUITTING,  _S.QUITTING,  _S.QUITTING,  _S.KILLING,  _S.KILLING,  _S.ENDED),
 }  # fmt: skip
 
 THEN: Final[Mapping[tuple[Standing, Ask], Standing]] = {
     (standing, ask): row[standing - 1] for ask, row in _STANDINGS.items() for standing in Standing
 }
-"""The standing that follows: total over Standing x Ask. Asking twice escalates."""
+"""The standing that follows: total over Standing x Ask. Asking twice escalates; a time of its own ends DRAINING too."""
 
 
 class Judgement(IntEnum):

@@ -5,7 +5,8 @@ when nobody listens behind it, and at the end only when it is still the file tha
 
 Closing a listening socket resets the connections that wait in its queue. So at the end of the service the doors are *shut*
 first (nobody new gets in), the workers serve who is inside, and only an empty queue is closed. Sockets that outlive us, of a
-.socket unit or in systemd's store, have no doors of ours: who waits there is served by the next start.
+.socket unit or in systemd's store, are never shut: who waits there is served by the next start. Neither are those that
+another supervisor has too, during an upgrade: who waits there is served by that one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import stat
 import struct
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from arbiter.config.addresses import Address, Scheme
+from arbiter.config.addresses import Address, Scheme, parse_address
 from arbiter.errors import StartError, why
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from arbiter.systemd import Passed
+    from arbiter.systemd import Passed, Store
 
 STORE_PREFIX: Final = "arbiter-"
 """How the names of the sockets begin that we put into systemd's store ourselves."""
@@ -37,21 +38,56 @@ DROP_ALL: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)
 """A classic BPF program of one instruction: return 0, keep no byte of any packet."""
 
 
+class Heirloom(NamedTuple):
+    """A listening socket that one supervisor passes on to the next."""
+
+    address: str
+    """As in `bind`."""
+    fd: int
+    file: tuple[int, int] | None
+    """Device and inode of the Unix socket's file, if one of us has made it."""
+    activated: bool
+    """Whether it is of a .socket unit."""
+    kept: str | None
+    """Its name in systemd's store, if it is kept there."""
+
+
 class Listeners:
     """The sockets by their addresses."""
 
-    def __init__(self, passed: Iterable[Passed] = ()) -> None:
-        """With the descriptors that systemd passed: those of a .socket unit replace `bind`, stored ones fill it."""
+    def __init__(self, passed: Iterable[Passed], store: Store, inherited: Iterable[Heirloom] = ()) -> None:
+        """With the descriptors that systemd passed: those of a .socket unit replace `bind`, those of its store fill it.
+
+        What was `inherited` from the supervisor that has started this one is not ours to shut or to remove until `own`.
+
+        Raises:
+            StartError: one of them is no socket.
+        """
+        self._store = store
         self._open: dict[Address, socket.socket] = {}
-        self._files: dict[Address, os.stat_result] = {}
+        self._files: dict[Address, tuple[int, int]] = {}
+        """Device and inode of the files that were made for Unix sockets."""
         self._activated: dict[Address, socket.socket] = {}
-        self._stored: list[socket.socket] = []
-        self._outliving: set[Address] = set()
+        self._returned: list[tuple[str, socket.socket]] = []
+        """What the store had for us, and no address has wanted yet."""
+        self._lent: set[Address] = set()
+        """Whose sockets are somebody else's: of a .socket unit, or inherited."""
+        self._kept: dict[Address, str] = {}
+        """Names in the store of the sockets that are ours."""
+        self._inherited: dict[Address, socket.socket] = {}
+        """What no address has wanted yet."""
+        self._shared: set[Address] = set()
+        """Whose sockets, files and names in the store another supervisor has too, and answers for."""
+        for heirloom in inherited:
+            self._inherit(heirloom)
         for fd, name in passed:
-            os.set_inheritable(fd, False)
-            listener = socket.socket(fileno=fd)
+            try:
+                os.set_inheritable(fd, False)
+                listener = socket.socket(fileno=fd)
+            except OSError as error:
+                raise StartError(f"systemd passed descriptor {fd} ({name}), which is no socket: {why(error)}.") from error
             if name.startswith(STORE_PREFIX):
-                self._stored.append(listener)
+                self._returned.append((name, listener))
             else:
                 self._activated[Address(Scheme.FD, fd=fd)] = listener
 
@@ -88,26 +124,74 @@ class Listeners:
     def leave_only(self, sockets: Iterable[socket.socket]) -> None:
         """In a child: close the copies of all but these. A copy that stays open keeps a port answering that nobody serves."""
         kept = set(sockets)
-        for listener in {*self._open.values(), *self._activated.values(), *self._stored} - kept:
+        for listener in {*self._open.values(), *self._activated.values()} - kept:
             listener.close()
 
     def outlives(self, address: Address) -> bool:
         """Whether somebody else keeps the socket when we are gone."""
-        return address in self._outliving
+        return address in self._lent or address in self._kept or address in self._shared
 
-    def forget_stored(self) -> list[str]:
-        """Close the stored sockets that no address wanted; their names, for systemd to drop them."""
-        names = [store_name(_where(listener)) for listener in self._stored]
-        for listener in self._stored:
+    @property
+    def has_doors(self) -> bool:
+        """Whether there is a socket that ends with us: who waits in its queue is served by us or by nobody."""
+        return any(not self.outlives(address) for address in self._open)
+
+    def forget_returned(self) -> None:
+        """Close what the store had for us and no address wanted."""
+        for name, listener in self._returned:
             listener.close()
-        self._stored.clear()
-        return names
+            self._store.remove(name)
+        self._returned.clear()
 
-    def to_store(self) -> list[tuple[str, int]]:
-        """Name and descriptor of each socket that is ours, for systemd to keep over a restart; they outlive us from now on."""
-        ours = [(address, listener) for address, listener in self._open.items() if address not in self._activated]
-        self._outliving.update(address for address, _ in ours)
-        return [(store_name(_where(listener)), listener.fileno()) for _, listener in ours]
+    def bequeath(self) -> tuple[Heirloom, ...]:
+        """All of them, for another supervisor to inherit."""
+        return tuple(
+            Heirloom(
+                address=str(address),
+                fd=listener.fileno(),
+                file=self._files.get(address),
+                activated=address in self._activated,
+                kept=self._kept.get(address),
+            )
+            for address, listener in self._open.items()
+        )
+
+    def share(self) -> None:
+        """Another supervisor has them too, and answers for them from now on."""
+        self._shared.update(self._open)
+
+    def own(self) -> None:
+        """There is no other supervisor any more: what it had is ours, and what is not wanted of it goes."""
+        self._shared.clear()
+        for address in {*self._files, *self._kept} - self._open.keys():
+            self._give_up(address)
+
+    def forget_inherited(self) -> None:
+        """Close what was inherited and no address wanted. Its file and its name in the store stay until `own`."""
+        for listener in self._inherited.values():
+            listener.close()
+        self._inherited.clear()
+
+    def _inherit(self, heirloom: Heirloom) -> None:
+        address = parse_address(heirloom.address)
+        listener = socket.socket(fileno=heirloom.fd)
+        if heirloom.activated:
+            self._activated[address] = listener
+            return
+        self._inherited[address] = listener
+        self._shared.add(address)
+        if heirloom.file:
+            self._files[address] = heirloom.file
+        if heirloom.kept:
+            self._kept[address] = heirloom.kept
+
+    def keep_over_restart(self) -> None:
+        """Have systemd keep the sockets that are ours, as far as its store has room; those outlive us from now on."""
+        for address, listener in self._open.items():
+            if address not in self._lent:
+                name = self._kept.get(address) or _store_name(listener)
+                if self._store.put(name, listener.fileno()):
+                    self._kept[address] = name
 
     def shut(self) -> None:
         """Let nobody new in; who is in the queue stays there.
@@ -139,6 +223,14 @@ class Listeners:
                 listener.shutdown(socket.SHUT_RDWR)
         return True
 
+    def close(self) -> None:
+        """Let go of all: of a socket that outlives us, its file and its place in the store stay."""
+        for address in list(self._open):
+            if self.outlives(address):
+                self._open.pop(address).close()
+            else:
+                self._close(address)
+
     def names(self) -> list[str]:
         """Where the sockets really are, as URLs or as given: the kernel has chosen what was port 0."""
         return [_name(address, listener) for address, listener in self._open.items()]
@@ -147,15 +239,18 @@ class Listeners:
         try:
             if address in self._activated:
                 listener = self._activated[address]
-                self._outliving.add(address)
-            elif stored := self._take_stored(address):
-                listener = stored
-                self._outliving.add(address)
+                self._lent.add(address)
+            elif inherited := self._inherited.pop(address, None):
+                listener = inherited
+                if address.scheme is Scheme.FD:
+                    self._lent.add(address)
+            elif returned := self._take_returned(address):
+                listener = returned
             elif address.scheme is Scheme.UNIX:
                 listener = self._bind_unix(address, umask)
             elif address.scheme is Scheme.FD:
                 listener = socket.socket(fileno=os.dup(address.fd))
-                self._outliving.add(address)
+                self._lent.add(address)
             else:
                 listener = _bind_tcp(address)
             if self.outlives(address) and not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -170,11 +265,16 @@ class Listeners:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
 
-    def _take_stored(self, address: Address) -> socket.socket | None:
-        found = next((listener for listener in self._stored if _is_at(listener, address)), None)
-        if found:
-            self._stored.remove(found)
-        return found
+    def _take_returned(self, address: Address) -> socket.socket | None:
+        """The socket of this address out of systemd's store, where it stays; None if it has none that can be reached."""
+        for index, (name, listener) in enumerate(self._returned):
+            if _is_at(listener, address) and name == _store_name(listener):
+                self._kept[address] = name
+                if address.scheme is Scheme.UNIX and not address.is_abstract:
+                    self._files[address] = _identity(address.path)
+                del self._returned[index]
+                return listener
+        return None
 
     def _bind_unix(self, address: Address, umask: int) -> socket.socket:
         path = f"\0{address.path[1:]}" if address.is_abstract else address.path
@@ -188,32 +288,50 @@ class Listeners:
             finally:
                 os.umask(before)
             if not address.is_abstract:
-                self._files[address] = os.stat(path)
+                self._files[address] = _identity(path)
         except BaseException:
             listener.close()
             raise
         return listener
 
     def _close(self, address: Address) -> None:
-        if not self.outlives(address):
-            self._remove_file(address)
-        self._outliving.discard(address)
+        if address not in self._shared:
+            self._give_up(address)
+        self._lent.discard(address)
         self._open.pop(address).close()
+
+    def _give_up(self, address: Address) -> None:
+        if name := self._kept.pop(address, ""):
+            self._store.remove(name)
+        self._remove_file(address)
 
     def _remove_file(self, address: Address) -> None:
         if made := self._files.pop(address, None):
             with suppress(OSError):
-                if os.path.samestat(os.stat(address.path), made):
+                if _identity(address.path) == made:
                     os.unlink(address.path)
 
 
-def store_name(where: str) -> str:
-    """A descriptor's name in systemd's store: at most 255 characters, no colon (sd_pid_notify_with_fds(3))."""
-    return f"{STORE_PREFIX}{zlib.crc32(where.encode()):08x}"
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
-def _where(listener: socket.socket) -> str:
-    return repr(listener.getsockname())
+def _store_name(listener: socket.socket) -> str:
+    """A socket's name in systemd's store: at most 255 characters, no colon (sd_pid_notify_with_fds(3)).
+
+    It changes when the file of a Unix socket is another one, or is gone (RuntimeDirectory= is emptied between two starts):
+    then nobody can reach the socket any more.
+    """
+    where = listener.getsockname()
+    what = repr(where)
+    if listener.family == socket.AF_UNIX and isinstance(where, str) and where:
+        try:
+            found = os.stat(where)
+            what += f" {found.st_dev} {found.st_ino}"
+        except FileNotFoundError:
+            pass
+    return f"{STORE_PREFIX}{zlib.crc32(what.encode()):08x}"
 
 
 def _is_at(listener: socket.socket, address: Address) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
 from os import getpid
 from typing import TYPE_CHECKING, Final
@@ -42,8 +43,10 @@ class Sink:
         self._stream = stream
         self.fd = self._open()
         self._lost = 0
-        self._poll = select.poll()
-        self._poll.register(self.fd, select.POLLOUT)
+        self._poll: select.poll | None = None
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):  # a file never makes anybody wait for its reader
+            self._poll = select.poll()
+            self._poll.register(self.fd, select.POLLOUT)
 
     def _open(self) -> int:
         if self.path == "-":
@@ -72,8 +75,8 @@ class Sink:
         if self._lost:
             line = b"(%d log lines were lost: nobody read them, or the disk was full)\n%b" % (self._lost, line)
         try:
-            for start in range(0, len(line), PIECE):
-                if not self._poll.poll(0 if self._lost else PATIENCE_MS):
+            for start in range(0, len(line), PIECE if self._poll else len(line)):
+                if self._poll and not self._poll.poll(0 if self._lost else PATIENCE_MS):
                     self._lost += 1
                     return
                 os.write(self.fd, line[start : start + PIECE])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+RESERVE: Final = 0.1
+"""The part of a memory limit that is not planned with: other processes of the group, and peaks, live in it."""
 UNLIMITED: Final = 1 << 60
 """Version 1 writes "no limit" as the largest page-aligned number; anything of this size is none."""
 
@@ -37,6 +39,11 @@ def pressure(read: Callable[[str], str | None] = read_file) -> float | None:
     return max(found, default=None)
 
 
+def left(read: Callable[[str], str | None] = read_file) -> float | None:
+    """Bytes up to the nearest memory limit above this process, with the reserve of `RESERVE`; None where nothing limits it."""
+    return min((limit * (1 - RESERVE) - used for used, limit in _usage(read)), default=None)
+
+
 def oom_kills(read: Callable[[str], str | None] = read_file) -> int | None:
     """How many processes the kernel has killed for memory in this process's own control group; None where it does not count."""
     for version, directory in directories("memory", read):
@@ -55,9 +62,10 @@ def _usage(read: Callable[[str], str | None]) -> Iterator[tuple[int, int]]:
         if used is None or limit is None or not 0 < limit < UNLIMITED:
             continue
         cache = 0
+        below = "" if version == 2 else "total_"  # version 1 counts apart what is the group's own and what is below it too
         for line in (read(f"{directory}/memory.stat") or "").splitlines():
             name, _, number = line.partition(" ")
-            if name in ("inactive_file", "active_file"):
+            if name in (f"{below}inactive_file", f"{below}active_file"):
                 cache += int(number)
         yield max(0, used - cache), limit
 

@@ -27,6 +27,14 @@ class Command(Enum):
     MORE = "more"
     FEWER = "fewer"
     REOPEN_LOGS = "reopen-logs"
+    UPGRADE = "upgrade"
+    REST = "rest"
+    REIGN = "reign"
+    """Said by the supervisor that has started this one: the service manager's attention is yours."""
+    ABDICATE = "abdicate"
+    """Said by the same: I take it back."""
+    INHERIT = "inherit"
+    """It has gone: all that it had is ours."""
     REAP = "reap"
     NOTHING = "nothing"
 
@@ -48,7 +56,8 @@ SIGNALS: Final[Mapping[Signals, Handling]] = {
     Signals.SIGTTIN: Handling(Command.MORE, "One worker more; remembered across reloads."),
     Signals.SIGTTOU: Handling(Command.FEWER, "One worker fewer, never below one; remembered across reloads."),
     Signals.SIGUSR1: Handling(Command.REOPEN_LOGS, "Open the log files again, after a rotation."),
-    Signals.SIGUSR2: Handling(Command.NOTHING, "Not used.", verb=False),
+    Signals.SIGUSR2: Handling(Command.UPGRADE, "Start a new supervisor on the same sockets: it takes over once it is ready."),
+    Signals.SIGWINCH: Handling(Command.REST, "Retire all workers, until TTIN or HUP; a resized terminal is not taken for it."),
     Signals.SIGCHLD: Handling(Command.REAP, "A worker has ended.", verb=False),
 }
 """Every signal that the supervisor changes the disposition of."""
@@ -58,32 +67,47 @@ def _no_op(_signum: int, _frame: FrameType | None) -> None:
     """Being called at all is what matters: the interpreter has written to the wake-up descriptor."""
 
 
+_ASKED_FOR: Final = frozenset({Signals.SIGWINCH})
+"""Blocked, and asked for at every turn of the loop, because only so it is known who sent it: the kernel sends it to whoever
+is in the foreground of a terminal whose window changes its size, and that must not cost anybody a worker."""
+
+
+def reset() -> None:
+    """In a child, signals being blocked: every disposition as it is by default."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Inbox:
     """Signals as a readable descriptor. Supervisor side."""
 
     def __init__(self) -> None:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._previous = {number: signal.signal(number, _no_op) for number in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
         # A full pipe loses nothing that matters: there are thousands of unread signals in it, and reaping polls anyway.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def read(self) -> list[Command]:
         """The commands that have come in, in order."""
+        commands = []
+        if (sent := signal.sigtimedwait(_ASKED_FOR, 0)) and sent.si_code <= 0:  # SI_USER and the like; SI_KERNEL is above
+            commands.append(SIGNALS[Signals(sent.si_signo)].command)
         try:
             numbers = os.read(self.fd, 4096)
         except BlockingIOError:
-            return []
-        return [SIGNALS[Signals(number)].command for number in numbers if number in SIGNALS]
+            return commands
+        return [*commands, *(SIGNALS[Signals(number)].command for number in numbers if number in SIGNALS)]
 
     def uninstall(self) -> None:
         """In a child, right after its fork, signals being blocked: leave no trace of the supervisor's handling."""
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        reset()
         self._close()
 
     def close(self) -> None:
         """In the supervisor: give the process back as it was."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_FOR)
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

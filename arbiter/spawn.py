@@ -8,28 +8,33 @@ supervisor's own.
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from arbiter.workers.contract import ENTRY, Exit
+from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from arbiter.workers.contract import Order
+    from arbiter.workers.contract import Order, TemplateOrder
 
-SUPERVISORS_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+PR_SET_CHILD_SUBREAPER: Final = 36
+"""From linux/prctl.h; no module of Python's has it."""
+
+SUPERVISORS_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE")
 """What systemd says to the supervisor (sd_notify(3), sd_listen_fds(3)): a worker, or a program that it starts, must not
 answer in its place."""
 
 
-def fork_worker(order: Order, undo: Callable[[], None]) -> int:
-    """Fork a worker. In the supervisor: its pid. Never returns in the child.
+def fork_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None]) -> int:
+    """Fork a worker or a template. In the supervisor: its pid. Never returns in the child.
 
     Args:
+        entry: what runs in the child, as ``module:function``.
         order: what the child is to be.
         undo: called in the child, signals being blocked: closes what is the supervisor's own.
 
@@ -42,14 +47,17 @@ def fork_worker(order: Order, undo: Callable[[], None]) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _be_a_worker(order, undo)
+            _be_a_child(entry, order, undo)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _be_a_worker(order: Order, undo: Callable[[], None]) -> NoReturn:
-    """In the child: the prologue, then the worker's whole life. Nothing of the supervisor's stack is ever returned to."""
+def _be_a_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None]) -> NoReturn:
+    """In the child: the prologue, then its whole life. Nothing of the supervisor's stack is ever returned to.
+
+    A template's life ends here too in each process that it forks.
+    """
     code: int = Exit.BOOT
     try:
         undo()
@@ -57,13 +65,28 @@ def _be_a_worker(order: Order, undo: Callable[[], None]) -> NoReturn:
         for name in SUPERVISORS_ONLY:
             os.environ.pop(name, None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        module, _, run = ENTRY.partition(":")
+        module, _, run = entry.partition(":")
         code = getattr(importlib.import_module(module), run)(order)
     except BaseException:  # the last line of defence: whatever it is, it must not unwind into the supervisor
-        order.log.exception("a mistake of Arbiter's own ended this worker; please report it")
+        order.log.exception("a mistake of Arbiter's own ended this process; please report it")
     finally:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parent has ended (PR_SET_CHILD_SUBREAPER, prctl(2)).
+
+    Raises:
+        OSError: not on this system.
+    """
+    import ctypes  # only a template's workers need it, and the supervisor is to stay small
+
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is None:
+        raise OSError(errno.ENOSYS, "preload_app needs Linux, for PR_SET_CHILD_SUBREAPER")
+    if prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import setproctitle
@@ -14,46 +15,58 @@ import setproctitle
 from arbiter import __version__, facts
 from arbiter.blueprint import Blueprint
 from arbiter.config.provenance import ConfigError
-from arbiter.errors import StartError
+from arbiter.errors import StartError, why
 from arbiter.fleet import Fleet
 from arbiter.kernel import Kernel, Posix
 from arbiter.lifecycle import Ask
 from arbiter.listeners import Listeners
 from arbiter.logs import Log, Sink
+from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
 from arbiter.signals import Command
-from arbiter.systemd import Notifier, passed
-from arbiter.workers.contract import ReopenLogs, Retire
+from arbiter.systemd import Notifier, Store, monotonic_usec, passed
+from arbiter.upgrade import Bequest, Neighbours
+from arbiter.workers.contract import Drain, ReopenLogs, Retire
 
 if TYPE_CHECKING:
     from arbiter.config.resolve import Resolved
+    from arbiter.config.schema import Settings
     from arbiter.daemon import Daemon
     from arbiter.facts import Effect, Fact
+    from arbiter.upgrade import Predecessor
 
 
 class Supervisor:
     """One service, from its start to its end, in this process."""
 
-    def __init__(self, resolved: Resolved, daemon: Daemon | None = None) -> None:
-        """Take hold of all that the first generation needs: logs, sockets, pid file.
+    def __init__(self, resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> None:
+        """Take hold of all that the first generation needs: logs, sockets, pid file; of what a predecessor has, its own.
 
         Raises:
             StartError: something is not to be had; what was taken has been given back.
         """
         self._resolved = resolved
         self._daemon = daemon
+        self._neighbours = Neighbours(before_us)
+        self._is_quiet = before_us is not None
+        """Whether it is for our predecessor to talk to the service manager."""
         self._notifier = Notifier(os.environ)
+        self._notices = Notices(self._notifier.watchdog)
         self._number = 1
         self._code: int | None = None
         self._blueprints: dict[int, Blueprint] = {}
         self._sinks: dict[tuple[str, int], Sink] = {}
-        self._listeners = Listeners(passed(os.environ))
+        bequest = before_us.bequest if before_us else Bequest()
+        self._listeners = Listeners(passed(os.environ), Store(os.environ, self._notifier), bequest.sockets)
         self._pidfile: PidFile | None = None
+        self._old_pidfile = PidFile(*bequest.pidfile) if bequest.pidfile else None
+        """That of our predecessor, if it is not ours as well."""
         try:
             os.chdir(resolved.settings.chdir)
             blueprint = self._draw(resolved)
-            if path := resolved.settings.pidfile:
-                self._pidfile = PidFile(path)
+            self._listeners.forget_returned()
+            self._listeners.forget_inherited()
+            self._choose_pidfile(resolved.settings.pidfile)
         except OSError as error:
             self._let_go()
             raise StartError(f"can't enter {error.filename}: {error.strerror}. Check --chdir.") from error
@@ -67,11 +80,13 @@ class Supervisor:
         """Serve until told to end. Returns the exit status (`contract.Exit`)."""
         first = self._blueprints[1]
         setproctitle.setproctitle(f"arbiter: supervisor [{first.title}]")
-        self._kernel: Kernel = Posix(self._let_go_in_child)
+        self._kernel: Kernel = Posix(self._let_go_in_child, self._neighbours)
         try:
             self._greet(first)
             return self._loop()
         finally:
+            if self._neighbours.part():
+                self._inherit()
             self._kernel.close()
             self._let_go()
 
@@ -79,9 +94,10 @@ class Supervisor:
         while True:
             for effect in self._fleet.reconcile(self._kernel.now()):
                 self._perform(effect)
+            self._notify()
             if self._code is not None:
                 return self._code
-            for happening in self._kernel.wait(self._fleet.wake_at()):
+            for happening in self._kernel.wait(min(self._fleet.wake_at(), self._notices.wake_at(self._kernel.now()))):
                 if isinstance(happening, Command):
                     self._obey(happening)
                 else:
@@ -104,6 +120,16 @@ class Supervisor:
                 self._reload()
             case Command.REOPEN_LOGS:
                 self._reopen_logs()
+            case Command.UPGRADE:
+                self._observe(facts.UpgradeAsked(self._neighbours.obstacle(os.environ)))
+            case Command.REST:
+                self._observe(facts.Rest())
+            case Command.REIGN:
+                self._speak(loud=True)
+            case Command.ABDICATE:
+                self._speak(loud=False)
+            case Command.INHERIT:
+                self._inherit()
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -113,7 +139,9 @@ class Supervisor:
                 except OSError as error:
                     self._observe(facts.NotForked(worker, error.strerror or str(error)))
             case facts.Retire(worker, last):
-                self._kernel.tell(worker, Retire(last))
+                self._kernel.tell(worker, Retire(last and self._listeners.has_doors))
+            case facts.Drain():
+                self._kernel.tell_all(Drain())
             case facts.Kill(worker, force):
                 self._kernel.kill(worker, force)
             case facts.Dump(worker):
@@ -130,6 +158,18 @@ class Supervisor:
             case facts.Adopt(generation):
                 self._log = self._blueprints[generation].log
                 self._kernel.watch(self._blueprints[generation].settings.touch_reload)
+                if not self._is_quiet:
+                    self._listeners.keep_over_restart()
+            case facts.Complete():
+                self._neighbours.say_ready()
+            case facts.Launch():
+                self._launch()
+            case facts.HandOver():
+                self._hand_over()
+            case facts.TakeBack():
+                self._take_back()
+            case facts.StopSuccessor(force):
+                self._neighbours.stop(force)
             case facts.Forget(generation):
                 self._forget(generation)
             case facts.Finish(code):
@@ -149,7 +189,7 @@ class Supervisor:
         blueprint = self._blueprints[self._number] = Blueprint(
             number=self._number,
             settings=settings,
-            kind="sync" if settings.worker_class == "auto" else settings.worker_class,
+            kind=_kind(settings),
             listeners=self._listeners.get(settings.bind, settings.backlog, settings.umask),
             log=Log(error_sink, settings.loglevel, generation=self._number),
             access=access_sink,
@@ -166,6 +206,8 @@ class Supervisor:
     def _reload(self) -> None:
         """Resolve the settings anew and put the result on trial; on any error everything stays as it is."""
         self._number += 1
+        if lines := self._notices.reload(self._fleet, self._number, monotonic_usec()):
+            self._notifier.tell(*lines)
         try:
             resolved = self._resolved.again()
             blueprint = self._draw(resolved)
@@ -173,6 +215,7 @@ class Supervisor:
             self._tidy()
             problems = "\n  ".join(str(error).splitlines())
             self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
+            self._notices.refuse(str(error), _clock())
             return
         for warning in resolved.warnings:
             self._log.warning(warning)
@@ -181,6 +224,7 @@ class Supervisor:
 
     def _forget(self, generation: int) -> None:
         del self._blueprints[generation]
+        self._kernel.forget(generation)
         self._tidy()
 
     def _tidy(self) -> None:
@@ -197,10 +241,64 @@ class Supervisor:
         for sink in self._sinks.values():
             if sink not in blueprint.sinks:
                 sink.close()
-        if self._pidfile:
-            self._pidfile.forget()  # else its lock would live as long as the last worker
+        for pidfile in (self._pidfile, self._old_pidfile):
+            if pidfile:
+                pidfile.forget()  # else its lock would live as long as the last worker
         if self._daemon:
             self._daemon.forget()
+        self._notifier.close()
+
+    # Before and after us ----------------------------------------------------------------------------------------------
+
+    def _choose_pidfile(self, path: str | None) -> None:
+        if path and self._old_pidfile and self._old_pidfile.is_at(path):
+            self._pidfile, self._old_pidfile = self._old_pidfile, None
+        elif path:
+            self._pidfile = PidFile(path)
+
+    def _launch(self) -> None:
+        pidfile = self._pidfile.bequeath() if self._pidfile else None
+        try:
+            self._neighbours.launch(self._resolved, Bequest(self._listeners.bequeath(), pidfile))
+        except OSError as error:
+            self._observe(facts.SuccessorGone(f"could not be started: {why(error)}"))
+
+    def _hand_over(self) -> None:
+        """The service is our successor's. What has a name stays ours until we leave, in case it dies before."""
+        if not (successor := self._neighbours.successor):
+            return  # it has gone in the meantime
+        self._listeners.share()
+        if self._pidfile:
+            self._pidfile.give(successor.pid)
+        self._kernel.watch(None)
+        self._notifier.tell(f"MAINPID={successor.pid}", "READY=1")
+        self._neighbours.tell(Command.REIGN)
+
+    def _take_back(self) -> None:
+        self._neighbours.tell(Command.ABDICATE)
+        self._own()
+        if current := self._fleet.current:
+            self._kernel.watch(self._blueprints[current.number].settings.touch_reload)
+        self._notifier.tell(f"MAINPID={os.getpid()}", "READY=1")
+
+    def _inherit(self) -> None:
+        """Our predecessor has gone: its names are ours, and those that we don't want go."""
+        self._own()
+        if self._old_pidfile:
+            self._old_pidfile.own()
+            self._old_pidfile.remove()
+            self._old_pidfile = None
+        self._speak(loud=True)
+
+    def _own(self) -> None:
+        self._listeners.own()
+        if self._pidfile:
+            self._pidfile.own()
+
+    def _speak(self, *, loud: bool) -> None:
+        self._is_quiet = not loud
+        if loud and self._fleet.current:
+            self._listeners.keep_over_restart()
 
     # Words ------------------------------------------------------------------------------------------------------------
 
@@ -221,9 +319,18 @@ class Supervisor:
         """The service is up: tell whoever waits for that."""
         if self._daemon:
             self._daemon.settle()
-        self._notifier.tell("READY=1")
+
+    def _notify(self) -> None:
+        """Tell the service manager, if there is one, what has changed."""
+        if self._is_quiet or not self._notifier or not self._notifier.flush():
+            return
+        is_responsive = any(self._kernel.is_responsive(worker.id) for worker in self._fleet.active if worker.serves)
+        now = self._kernel.now()
+        if lines := self._notices.turn(self._fleet, self._kernel.busy(), is_responsive=is_responsive, now=now):
+            self._notifier.tell(*lines)
 
     def _tell(self, told: facts.Tell) -> None:
+        self._notices.hear(told.news, told.words, _clock())
         level, sentence = told.news.level, told.news.sentence.format(**told.words)
         if told.id:
             log = self._log.bind(worker=told.id.slot, generation=told.generation)
@@ -237,21 +344,36 @@ class Supervisor:
                 sink.reopen()
             except StartError as error:
                 self._log.error(f"{error} The file that is open goes on being written.")
-        for worker in self._kernel.everyone():
-            self._kernel.tell(worker, ReopenLogs())
+        self._kernel.tell_all(ReopenLogs())
         self._log.info("log files reopened")
 
     def _let_go(self) -> None:
+        self._listeners.close()
         self._blueprints.clear()
         self._tidy()
-        if self._pidfile:
-            self._pidfile.remove()
+        for pidfile in (self._pidfile, self._old_pidfile):
+            if pidfile:
+                pidfile.remove()
 
 
-def serve(resolved: Resolved, daemon: Daemon | None = None) -> int:
+def _clock() -> str:
+    """The time of day, for people."""
+    return time.strftime("%H:%M")
+
+
+def _kind(settings: Settings) -> str:
+    """The kind of worker that `worker_class` names or, by `auto`, leaves to us (`contract.KINDS`)."""
+    if settings.worker_class == "auto":
+        return "threaded" if settings.threads > 1 else "sync"
+    return "threaded" if settings.worker_class == "gthread" else settings.worker_class
+
+
+def serve(resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> int:
     """Run a service with these settings in this process until it ends; its exit status (`contract.Exit`).
+
+    `before_us` is the supervisor that has started this process, to take its place.
 
     Raises:
         StartError: it can't start.
     """
-    return Supervisor(resolved, daemon).run()
+    return Supervisor(resolved, daemon, before_us).run()

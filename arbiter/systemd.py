@@ -1,8 +1,8 @@
 """systemd's side channel: what it passes to the supervisor, and what the supervisor tells it.
 
 The protocol is sd_notify(3), sd_listen_fds(3) and sd_watchdog_enabled(3): lines of text in one datagram, descriptors beside
-it. Nothing here waits: a manager that does not read loses a message, not the service. Supervisor side only; `spawn` takes
-the variables out of every child's environment.
+it. Nothing here waits: when the manager does not read, messages wait. Supervisor side only; `spawn` takes the variables out
+of every child's environment.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ def passed(environ: Mapping[str, str]) -> list[Passed]:
     """The descriptors that systemd passed to this very process; none when they were meant for another."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    try:
-        count = int(environ.get("LISTEN_FDS", "0"))
-    except ValueError:
-        return []
+    count = _number(environ.get("LISTEN_FDS", ""))
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     names += ["unknown"] * (count - len(names))
     return [Passed(LISTEN_FDS_START + index, names[index] or "unknown") for index in range(count)]
@@ -52,43 +49,81 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
         self.watchdog = _watchdog(environ)
-        """How often the watchdog must be patted, in seconds; 0.0: never."""
-        self._status = ""
+        """How often the manager wants to hear from us, in seconds; 0.0: never."""
+        self._unsent: list[tuple[bytes, tuple[int, ...]]] = []
 
     def __bool__(self) -> bool:
         return self._socket is not None
 
     def tell(self, *lines: str, fds: tuple[int, ...] = ()) -> None:
-        """Send lines, like ``READY=1``, and descriptors beside them."""
-        if self._socket is None:
-            return
-        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            self._socket.sendmsg(["\n".join(lines).encode()], beside, 0, self._where)
-        except OSError:
-            pass  # nobody is there, or it does not read: no reason to serve worse
+        """Send lines, like ``READY=1``, and descriptors beside them, in one datagram; after those that wait to be sent."""
+        if self._socket is not None:
+            self._unsent.append(("\n".join(lines).encode("utf-8", "replace"), fds))
+            self.flush()
 
-    def status(self, text: str) -> None:
-        """What `systemctl status` shows; sent when it has changed."""
-        if text != self._status:
-            self._status = text
-            self.tell(f"STATUS={text}")
+    def flush(self) -> bool:
+        """Send what the manager had no room for. Whether all is sent: if not, better say nothing new yet.
+
+        Its queue holds as few as ten datagrams (net.unix.max_dgram_qlen) of all services together, and while it reads its
+        configuration it does not look: a READY that were lost then would make it stop a service that is well.
+        """
+        while self._socket is not None and self._unsent:
+            data, fds = self._unsent[0]
+            beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                self._socket.sendmsg([data], beside, 0, self._where)
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass  # nobody is there: no reason to serve worse
+            del self._unsent[0]
+        return True
 
     def close(self) -> None:
         """Let go of the socket."""
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
 
 
-def monotonic_usec() -> str:
-    """The line that RELOADING=1 needs since systemd 253, so that a late message is not taken for a new one."""
-    return f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
+class Store:
+    """The descriptors that systemd keeps for the next start (FileDescriptorStoreMax=): by name, none where it keeps none.
+
+    Whether it does is said by the variable FDSTORE, since version 254. Before it, the unit has to say it, with
+    ``Environment=FDSTORE=16`` beside ``FileDescriptorStoreMax=16``: a socket that we believed to be kept, and that is not,
+    would be closed with all who wait in its queue.
+    """
+
+    def __init__(self, environ: Mapping[str, str], notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._names: set[str] = set()
+        self._room = _number(environ.get("FDSTORE", "")) if notifier else 0
+
+    def put(self, name: str, fd: int) -> bool:
+        """Have a descriptor kept. Whether there is room for it."""
+        if name not in self._names:
+            if len(self._names) >= self._room:
+                return False
+            self._names.add(name)
+            self._notifier.tell("FDSTORE=1", f"FDNAME={name}", fds=(fd,))
+        return True
+
+    def remove(self, name: str) -> None:
+        """Have a descriptor kept no longer."""
+        self._names.discard(name)
+        self._notifier.tell("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
+def monotonic_usec() -> int:
+    """CLOCK_MONOTONIC in microseconds, which RELOADING=1 needs since systemd 253."""
+    return time.monotonic_ns() // 1000
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _watchdog(environ: Mapping[str, str]) -> float:
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
-    try:
-        return int(environ.get("WATCHDOG_USEC", "0")) / 1e6
-    except ValueError:
-        return 0.0
+    return _number(environ.get("WATCHDOG_USEC", "")) / 1e6

@@ -40,19 +40,35 @@ class Entry(NamedTuple):
     """For ``%({NAME}e)s``."""
 
 
+MANY: Final = 16 * 1024
+"""Characters after which lines are written even under constant load: about 150 lines, so a tail of the log stays alive."""
+
+
 class AccessLog:
     """Writes entries in one format to one place."""
 
-    __slots__ = ("_getters", "_template", "_writer")
+    __slots__ = ("_getters", "_lines", "_size", "_template", "_writer")
 
     def __init__(self, form: str, writer: Writer) -> None:
         """`form`: like ``%(h)s "%(r)s" %(s)s``. Made in the worker: ``%(p)s`` is the process that made it."""
         self._writer = writer
         self._template, self._getters = _compile(form)
+        self._lines: list[str] = []
+        self._size = 0
 
     def add(self, entry: Entry) -> None:
-        """Write one line."""
-        self._writer.write((self._template % tuple([get(entry) for get in self._getters])).encode())
+        """Take one line; it is written by the next `flush`, or when there are many. May be called by any thread."""
+        line = self._template % tuple([get(entry) for get in self._getters])
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been taken. A worker calls it whenever it has nothing better to do than to wait."""
+        if self._lines:
+            lines, self._lines, self._size = self._lines, [], 0
+            self._writer.write("".join(lines).encode())
 
 
 _ATOM: Final = re.compile(r"%\((?:\{([^}]+)\}([ieo])|([a-zA-Z]))\)s|%%")
@@ -149,7 +165,7 @@ _CONSTANTS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 _LETTERS: Final[Mapping[str, Callable[[Entry], object]]] = {
-    "h": lambda entry: entry.remote or "-",
+    "h": lambda entry: _text(entry.remote),
     "u": _user,
     "t": _Now(),
     "r": _request_line,

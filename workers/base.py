@@ -15,9 +15,12 @@ import os
 import random
 import select
 import signal
+import socket
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from http import HTTPStatus
 from signal import Signals
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +33,7 @@ from arbiter.workers.contract import (
     KINDS,
     Decoder,
     Doing,
+    Drain,
     Exit,
     Failed,
     Interrupted,
@@ -44,10 +48,10 @@ from arbiter.workers.privileges import drop
 from arbiter.workers.protocols.policy import Refusal
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
     from types import FrameType
 
-    from arbiter.workers.contract import Message, Order
+    from arbiter.workers.contract import Message, Order, TemplateOrder
 
 ORPHAN_GRACE: Final = 1.0
 """Seconds that a worker takes to finish its request once the supervisor is gone: long enough for a usual request, short
@@ -72,7 +76,10 @@ class Worker(ABC):
         """Whether it has been told to go: finish, and return from `serve`."""
         self.last = False
         """Whether nobody comes after it: when `retiring`, it first takes all that waits in the backlog."""
+        self.draining = False
+        """Whether the service is about to stop: health checks say no, all else is as before."""
         self._interrupted = False
+        self._orphan = False
         self._decoder = Decoder()
         self._by_fd = {listener.fileno(): listener for listener in order.listeners}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -81,9 +88,12 @@ class Worker(ABC):
         self._epoll.register(order.channel, select.EPOLLIN)
         self._epoll.register(order.lifeline, 0)  # EPOLLHUP needs no asking for
 
-        self._requests_left = 0
+        self._measures_waits = bool(self.settings.max_workers)
+        self._quota = 0
         if self.settings.max_requests:
-            self._requests_left = self.settings.max_requests + random.randint(0, self.settings.max_requests_jitter)  # noqa: S311
+            self._quota = self.settings.max_requests + random.randint(0, self.settings.max_requests_jitter)  # noqa: S311 - no secret
+        self._requests_left = self._quota
+        self._counting = threading.Lock()
 
     @abstractmethod
     def warm(self, path: str) -> int:
@@ -127,11 +137,24 @@ class Worker(ABC):
         self.row.beat(time.monotonic() + timeout if timeout else 0.0)
 
     def count_request(self) -> None:
-        """A request is over; the one that uses up `max_requests` makes the worker ask for a successor."""
-        if self._requests_left:
+        """A request is over; the one that uses up `max_requests` makes the worker ask for a successor. For any thread."""
+        if not self._quota:
+            return
+        with self._counting:
             self._requests_left -= 1
-            if not self._requests_left:
-                self.say(Spent(f"it has served its {self.settings.max_requests} requests or more (max_requests)"))
+            is_last = self._requests_left == 0
+        if is_last:
+            self.say(Spent(f"it has served {self._quota} requests (max_requests)"))
+
+    def note_wait(self, client: socket.SocketType) -> None:
+        """Count how long a connection that was just accepted lay in the kernel, where the load is measured.
+
+        tcp_info's tcpi_last_data_recv (tcp(7)): milliseconds since its last bytes came, or since it was established. Right
+        after accept that is the time that nobody had for it. Unix sockets have no such thing.
+        """
+        if self._measures_waits and client.family != socket.AF_UNIX:
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+            self.row.waited(1000 * int.from_bytes(info[52:56], sys.byteorder))
 
     def say(self, message: Message) -> None:
         """Tell the supervisor; if it is not there to hear, the lifeline tells us so soon enough."""
@@ -140,10 +163,14 @@ class Worker(ABC):
         except OSError:
             pass
 
-    def start(self) -> None:
-        """Take signals, wait on the listeners, and say READY."""
+    def listen(self) -> None:
+        """Have `poll` wait for connections too. A kind that waits for them elsewhere does so here."""
         for listener in self.listeners:
             self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    def start(self) -> None:
+        """Take signals, wait on the listeners, and say READY."""
+        self.listen()
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -167,16 +194,10 @@ class Worker(ABC):
                 case Retire(last):
                     self.retiring = True
                     self.last = self.last or last
+                case Drain():
+                    self.draining = True
                 case ReopenLogs():
-                    self._reopen()
-
-    def _reopen(self) -> None:
-        try:
-            self.log.reopen()
-            if self.access:
-                self.access.reopen()
-        except Exception as error:  # noqa: BLE001 - a log that can't be reopened is no reason to stop serving
-            self.log.warning(f"{error} The file that is open goes on being written.")
+                    reopen(self.order)
 
     def _on_term(self, _signum: int, _frame: FrameType | None) -> None:
         if not self.retiring:
@@ -189,7 +210,7 @@ class Worker(ABC):
             raise Interrupted(Signals(signum).name)
 
     def _on_reopen(self, _signum: int, _frame: FrameType | None) -> None:
-        self._reopen()
+        reopen(self.order)
 
     def _on_lifeline(self, _signum: int, _frame: FrameType | None) -> None:
         """SIGIO: the pipe's other end was closed. It comes in the middle of a request too, where nothing polls."""
@@ -197,11 +218,15 @@ class Worker(ABC):
 
     def _orphaned(self) -> None:
         """The supervisor is gone: finish the request within `ORPHAN_GRACE`; the kernel sees to it, whatever Python does."""
-        if self.retiring and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0]:
-            return
-        self.retiring = True
-        self._epoll.unregister(self.order.lifeline)
-        self._epoll.unregister(self.order.channel)
+        if self._orphan:
+            return  # poll and SIGIO both tell; the second may come in the middle of the first
+        self._orphan = True
+        self.retiring, self.last = True, False
+        for listener in self.listeners:
+            listener.close()  # at once: whoever is started in the supervisor's place wants the address
+        for descriptor in (self.order.lifeline, self.order.channel.fileno()):
+            with suppress(OSError):
+                self._epoll.unregister(descriptor)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, ORPHAN_GRACE)
         self.log.warning("the supervisor is gone; leaving")
@@ -209,11 +234,16 @@ class Worker(ABC):
 
 def run(order: Order) -> int:
     """A worker's whole life. Called once in the child, by `spawn`. Returns the exit status."""
-    setproctitle.setproctitle(f"arbiter: worker {order.id.slot} (gen {order.generation}) [{order.title}]")
-    faulthandler.register(DUMP_SIGNAL, os.fdopen(order.dump, "wb", buffering=0), all_threads=True)
-    _watch_lifeline(order.lifeline)
+    return live(order, load_application)
+
+
+def live(order: Order, application: Callable[[Order], Any]) -> int:
+    """A worker's whole life with the application that `application` gives. Returns the exit status."""
+    settle_in(order, f"worker {order.id.slot}")
+    os.environ["ARBITER_WORKER_ID"] = str(order.id.slot)
     try:
-        worker = _boot(order)
+        app = application(order)
+        worker = worker_class(order)(order, app)
         _warm_up(worker)
         worker.start()
         worker.serve()
@@ -226,27 +256,51 @@ def run(order: Order) -> int:
     return Exit.OK
 
 
+def settle_in(order: Order | TemplateOrder, role: str) -> None:
+    """Give this process its title, and make it show its stacks when asked and leave when the supervisor is gone."""
+    setproctitle.setproctitle(f"arbiter: {role} (gen {order.generation}) [{order.title}]")
+    faulthandler.register(DUMP_SIGNAL, order.dump, all_threads=True)
+    _watch_lifeline(order.lifeline)
+
+
 def _watch_lifeline(lifeline: int) -> None:
     """Have the kernel send SIGIO when the supervisor is gone (fcntl(2), F_SETOWN and O_ASYNC; pipes do it on Linux).
 
     Until `Worker.start` its default action ends the process, also in the middle of an import that hangs. The owner belongs
-    to the open file, which all workers have inherited: this one opens the pipe anew, or only the youngest would be told.
+    to the open file: had this process not one of its own, only the youngest of all workers would be told.
     """
-    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:  # it went before we looked
         os._exit(Exit.OK)
 
 
-def _boot(order: Order) -> Worker:
-    """The worker with its application, ready to start."""
-    settings = order.settings
+def reopen(order: Order | TemplateOrder) -> None:
+    """Open the log files again under their names."""
+    try:
+        order.log.reopen()
+        if order.access:
+            order.access.reopen()
+    except Exception as error:  # noqa: BLE001 - a log that can't be reopened is no reason to stop serving
+        order.log.warning(f"{error} The file that is open goes on being written.")
+
+
+def worker_class(order: Order | TemplateOrder) -> type[Worker]:
+    """The class of its kind of worker."""
     module, _, name = KINDS[order.kind].partition(":")
-    # Before privileges are dropped: Arbiter itself may be installed where the user can't read.
-    kind: type[Worker] = getattr(importlib.import_module(module), name)
+    found: type[Worker] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def load_application(order: Order | TemplateOrder) -> Any:
+    """The application, in a process that has become what applications are promised: user, directory, environment.
+
+    Raises:
+        BootError: it can't be had.
+    """
+    settings = order.settings
+    worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read
     os.environ.update(settings.raw_env)
-    os.environ["ARBITER_WORKER_ID"] = str(order.id.slot)
     os.umask(settings.umask)
     try:
         drop(settings.user, settings.group, initgroups=settings.initgroups)
@@ -262,7 +316,7 @@ def _boot(order: Order) -> Worker:
     if is_asgi(app):
         hint = "this version serves WSGI: name the WSGI application, like project.wsgi:application"
         raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is an ASGI application, and {hint}", "", Exit.BOOT))
-    return kind(order, app)
+    return app
 
 
 def _warm_up(worker: Worker) -> None:

@@ -1,9 +1,9 @@
-"""All that the supervisor and a worker know of each other.
+"""All that the supervisor and a worker know of each other: the one module of workers that the supervisor may import.
 
-Four things cross the line between the two processes, and each is defined here and nowhere else:
+Four things cross the line between the two processes, and each is defined here and nowhere else, however long that gets:
 
-* the **order**: what a worker is told at its fork (it travels in memory, by ``fork()`` itself);
-* the **channel**: one stream socket per worker that carries small JSON lines in both directions;
+* the **order**: what a worker, or the template that forks workers, is told at its fork (it travels in memory, by ``fork()``);
+* the **channel**: one socket per worker or template that carries small JSON lines in both directions;
 * the **exit code**: the worker's last word, and the supervisor's too;
 * the **row**: the worker's line of the scoreboard, one writer, many readers.
 
@@ -22,16 +22,18 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAli
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from arbiter.config.schema import Settings
 
 KINDS: Final[Mapping[str, str]] = {
     "sync": "arbiter.workers.sync:SyncWorker",
+    "threaded": "arbiter.workers.threaded:ThreadedWorker",
 }
 """Worker kinds by name: where the class is, as ``module:class``. Imported in the child only."""
 
 ENTRY: Final = "arbiter.workers.base:run"
+TEMPLATE_ENTRY: Final = "arbiter.workers.template:run"
 """What a child runs: `run(order) -> exit status`. By name, for the same reason."""
 
 
@@ -118,14 +120,39 @@ class Order:
     """Listening, non-blocking, shared with all other workers of the generation."""
     channel: socket.socket
     lifeline: int
-    """Read end of a pipe whose write end only the supervisor holds: end of file means that it is gone."""
+    """Read end of a pipe whose write end only the supervisor holds: end of file means that it is gone. Opened for this worker
+    alone, so that the kernel's signal about it goes to this worker."""
     dump: int
     """Write end of a pipe: where the stacks of all threads go on `DUMP_SIGNAL`."""
-    row: Row
+    rows: tuple[Row, ...]
+    """The worker's own, then one for each of its threads, if it has threads."""
     log: Log
     access: Writer | None
     title: str
     """What a process list calls the application."""
+
+    @property
+    def row(self) -> Row:
+        """The worker's own row."""
+        return self.rows[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOrder:
+    """What a template is to be: a process that loads the application and then forks workers, by orders over its channel."""
+
+    generation: int
+    settings: Settings
+    kind: str
+    channel: socket.socket
+    """SOCK_SEQPACKET: a packet is one message, and the descriptors of a `Spawn` come with it."""
+    lifeline: int
+    dump: int
+    log: Log
+    access: Writer | None
+    title: str
+    worker: Callable[[Spawn, socket.socket], Order]
+    """The order of a worker whose channel this is, and whose lifeline and dump pipe have taken the places of these."""
 
 
 # The channel ----------------------------------------------------------------------------------------------------------
@@ -179,14 +206,52 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """Supervisor -> worker: the service is about to stop. Serve on, but say no to health checks."""
+
+    name: ClassVar = "drain"
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenLogs:
     """Supervisor -> worker: open the log files again under their names."""
 
     name: ClassVar = "reopen-logs"
 
 
-Message: TypeAlias = Ready | Failed | Spent | Retiring | Retire | ReopenLogs
-_MESSAGES: Final[Mapping[str, type[Message]]] = {m.name: m for m in (Ready, Failed, Spent, Retiring, Retire, ReopenLogs)}
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Supervisor -> template: fork this worker. With it come the worker's channel, dump pipe and lifeline."""
+
+    name: ClassVar = "spawn"
+    slot: int
+    spawn: int
+    place: int
+    """The number of its first row on the scoreboard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """Template -> supervisor: the worker lives."""
+
+    name: ClassVar = "born"
+    spawn: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotBorn:
+    """Template -> supervisor: the worker could not be forked."""
+
+    name: ClassVar = "not-born"
+    spawn: int
+    error: str
+
+
+Message: TypeAlias = Ready | Failed | Spent | Retiring | Retire | Drain | ReopenLogs | Spawn | Born | NotBorn
+_MESSAGES: Final[Mapping[str, type[Message]]] = {
+    m.name: m for m in (Ready, Failed, Spent, Retiring, Retire, Drain, ReopenLogs, Spawn, Born, NotBorn)
+}
 
 MAX_MESSAGE: Final = 64 * 1024
 """Longest line on a channel, in bytes. A traceback of Python's deepest default recursion, once its repeats are folded,
@@ -278,13 +343,15 @@ class Word(IntEnum):
     """Five words: answers by status class, 1xx to 5xx."""
     LATENCY = 12
     """`BUCKETS` words: requests by duration, bucket k holds those of 2**(k-1) <= microseconds < 2**k."""
-    TEXT_LENGTH = 36
+    WAITS = 36
+    """`BUCKETS` words: connections by the time they lay in the kernel before a worker took them; see LATENCY."""
+    TEXT_LENGTH = 60
 
 
 BUCKETS: Final = 24
 """2**23 microseconds is 8.4 s; the last bucket holds all that took longer."""
 TEXT_OFFSET: Final = 8 * (Word.TEXT_LENGTH + 1)
-ROW_SIZE: Final = 512
+ROW_SIZE: Final = 1024
 """Bytes of a row: whole cache lines, so that two writers never share one (64 bytes on x86-64 and most ARM)."""
 TEXT_SIZE: Final = ROW_SIZE - TEXT_OFFSET
 """Room for the method and the target's beginning; enough to recognise a request."""
@@ -306,6 +373,7 @@ class Seen(NamedTuple):
     """Seconds."""
     statuses: tuple[int, ...]
     latency: tuple[int, ...]
+    waits: tuple[int, ...]
 
 
 class Row:
@@ -341,9 +409,14 @@ class Row:
         words[0] += 1
         words[1] = 3
         words[3] = monotonic_ns()
-        words[36] = len(text)
+        words[60] = len(text)
         self._bytes[TEXT_OFFSET : TEXT_OFFSET + len(text)] = text
         words[0] += 1
+
+    def waited(self, microseconds: int) -> None:
+        """A connection has been taken that lay so long in the kernel. Worker side."""
+        bucket = microseconds.bit_length()
+        self._words[36 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
 
     def end(self, status: int, sent: int) -> None:
         """The request of the last `begin` is over: `status` was answered with `sent` bytes. Worker side."""
@@ -380,6 +453,7 @@ class Row:
             busy=words[Word.BUSY] / 1e9,
             statuses=tuple(words[Word.STATUS : Word.STATUS + 5]),
             latency=tuple(words[Word.LATENCY : Word.LATENCY + BUCKETS]),
+            waits=tuple(words[Word.WAITS : Word.WAITS + BUCKETS]),
         )
 
     def started(self) -> float:
@@ -392,9 +466,9 @@ class Row:
 
     def added_to(self, total: Sequence[int]) -> list[int]:
         """`total` (`COUNTERS` words) with this row's counters added. Supervisor side."""
-        counters = self._words[Word.REQUESTS : Word.LATENCY + BUCKETS]
+        counters = self._words[Word.REQUESTS : Word.REQUESTS + COUNTERS]
         return [a + b for a, b in zip(total, counters, strict=True)]
 
 
-COUNTERS: Final = Word.LATENCY + BUCKETS - Word.REQUESTS
+COUNTERS: Final = Word.TEXT_LENGTH - Word.REQUESTS
 """How many counter words a row has, from REQUESTS on."""

@@ -118,6 +118,8 @@ class SocketTransport:
             try:
                 sent = self._socket.sendmsg(views, (), socket.MSG_DONTWAIT)
             except BlockingIOError:
+                if self._put_aside(views):
+                    return
                 self._wait(Doing.WRITING)
                 continue
             except OSError as error:
@@ -136,6 +138,8 @@ class SocketTransport:
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, offset + done, count - done)
             except BlockingIOError:
+                if self._put_file_aside(fd, offset + done, count - done):
+                    return count
                 self._wait(Doing.WRITING)
                 continue
             except OSError as error:
@@ -154,6 +158,14 @@ class SocketTransport:
             self.send(block)
             done += len(block)
         return done
+
+    def _put_aside(self, views: list[memoryview]) -> bool:  # noqa: ARG002 - for those who can
+        """Whether somebody else sends these when the client reads again; here nobody does."""
+        return False
+
+    def _put_file_aside(self, fd: int, offset: int, count: int) -> bool:  # noqa: ARG002 - as above
+        """As `_put_aside`, for part of a file."""
+        return False
 
     def _wait(self, doing: Doing) -> None:
         """Wait until the socket is ready, within what is left of the client's time."""

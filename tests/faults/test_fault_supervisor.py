@@ -183,3 +183,23 @@ def test_signals_that_come_while_it_is_stopped_are_obeyed_when_it_wakes(arbiter:
 
     server.wait_log("log files reopened")
     server.wait_workers(2, generation=2)
+
+
+def test_a_new_service_gets_the_socket_at_once_though_an_orphan_still_answers(arbiter: Arbiter) -> None:
+    """1. A request is in a worker. 2. SIGKILL to the supervisor. 3. A new one is started at once on the same socket.
+
+    Result: it serves: the orphan has let go of the address, though it finishes its request.
+    """
+    server = arbiter.serve(workers=2, bind="unix:sock")
+    server.ask("/held")
+    server.wait_held()
+    server.keeps = server.files  # nobody is there to remove them
+
+    server.process.kill()
+    server.wait_exit()
+    until(lambda: "the supervisor is gone" in server.log(), "the orphan's notice")
+    successor = arbiter.serve(bind="unix:sock")
+
+    assert successor.get().status == 200
+    server.release()
+    until(lambda: not server.members(), lambda: f"the end of {server.members()}")

@@ -13,33 +13,16 @@ import procfs
 import pytest
 from clients import ask
 from harness import APP, app, unprivileged
+from limits import limited
 from procfs import pids
 from waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from harness import Arbiter, Server
 
 pytestmark = pytest.mark.process
-
-
-@contextlib.contextmanager
-def limited(pid: int, what: str, most: int, prefix: Sequence[str] = ()) -> Iterator[None]:
-    """A process is allowed only so much of something, for a while; `prefix` makes us a user who may say so."""
-
-    def prlimit(*arguments: str) -> str:
-        return subprocess.run(
-            [*prefix, "prlimit", f"--pid={pid}", *arguments], check=True, capture_output=True, text=True
-        ).stdout
-
-    before = prlimit(f"--{what}", "--output=SOFT", "--noheadings", "--raw").strip()
-    prlimit(f"--{what}={most}:")
-    try:
-        yield
-    finally:
-        prlimit(f"--{what}={before}:")
 
 
 def test_a_fork_that_fails_backs_off_and_is_tried_until_it_works(arbiter: Arbiter, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) ->
     request = admit(b"GET", b"/a%20b?q=1", 1, [(b"host", b"a"), *(fields or {}).items()], 0)
     entry = Entry("192.0.2.7", request, 200, 1234, 3.25, [("Content-Type", "a/b"), ("X-Two", "1")], {"KEY": "value"})
     writer = Lines()
-    AccessLog(form, writer).add(entry._replace(**changes))
+    log = AccessLog(form, writer)
+    log.add(entry._replace(**changes))
+    log.flush()
     assert len(writer.lines) == 1
     text = writer.lines[0].decode()
     assert text.endswith("\n")

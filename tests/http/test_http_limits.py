@@ -133,3 +133,11 @@ def test_a_trickle_costs_a_constant_for_each_byte(raw: bytes) -> None:
             connection.next_body()
 
     assert (time.process_time() - before) / len(raw) < 0.0005
+
+
+@pytest.mark.parametrize("cut", FEEDINGS)
+def test_a_head_may_have_exactly_as_many_bytes_as_its_total(cut: Callable[[bytes], Iterator[bytes]]) -> None:
+    raw = get(b"/", b"A: b", b"C: d")
+
+    assert feed("h11", cut(raw), Limits(head=len(raw))).refusal is None
+    assert feed("h11", cut(raw), Limits(head=len(raw) - 1)).refusal == (431, "The head is too large.")

@@ -164,6 +164,11 @@ class Server:
             key=lambda worker: (worker.slot, worker.pid),
         )
 
+    def templates(self) -> list[procfs.Process]:
+        """Its living templates (`--preload`), the oldest generation first."""
+        found = [found for found in self.children() if found.is_template and found.state not in "ZX"]
+        return sorted(found, key=lambda template: template.generation)
+
     # Waiting
 
     def wait_ready(self, patience: float = PATIENCE) -> Server:
@@ -172,12 +177,13 @@ class Server:
         return self
 
     def wait_workers(self, count: int, generation: int = 0) -> list[procfs.Process]:
-        """Wait for exactly so many workers, none of them of another generation (0: any), and nothing else forked."""
+        """Wait for exactly so many workers, none of them of another generation (0: any), and nothing else but templates."""
 
         def found() -> list[procfs.Process]:
             workers = self.workers()
             fits = all(worker.generation == generation for worker in workers) if generation else True
-            return workers if fits and len(workers) == count == len(self.children()) else []
+            others = sum(not child.is_template for child in self.children())
+            return workers if fits and len(workers) == count == others else []
 
         return until(found, lambda: f"{count} workers of generation {generation or 'any'}; there are {self.children()}")
 
@@ -288,6 +294,7 @@ class Arbiter:
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
         stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
         makes: Sequence[str | Path] = (),
         keeps: Sequence[str | Path] = (),
     ) -> Server:
@@ -299,6 +306,7 @@ class Arbiter:
             env: variables more than the usual ones.
             prefix: a program that becomes the server, with its arguments.
             stderr: a descriptor for its standard error, in place of the log file.
+            pass_fds: descriptors that it inherits, under the same numbers.
             makes: files that it must remove, besides the socket of a ``unix:`` bind and the file of ``--pid``.
             keeps: files that it must not remove, among those.
 
@@ -317,6 +325,7 @@ class Arbiter:
                 stdin=subprocess.DEVNULL,
                 stdout=out_file,
                 stderr=log_file if stderr is None else stderr,
+                pass_fds=pass_fds,
                 start_new_session=True,
             )
         own_log = self.folder / words[words.index("--error-logfile") + 1] if "--error-logfile" in words else log
@@ -331,11 +340,14 @@ class Arbiter:
         bind: str | None = "127.0.0.1:0",
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        keeps: Sequence[str | Path] = (),
     ) -> Server:
         """Start a server of ``live.py`` (`APP` unless the test has written another) and wait until all workers are ready."""
         if not (self.folder / "live.py").exists():
             self.write("live.py", APP)
-        return self.launch("-w", str(workers), *arguments, "live", bind=bind, env=env, prefix=prefix).wait_ready()
+        words = ("-w", str(workers), *arguments, "live")
+        return self.launch(*words, bind=bind, env=env, prefix=prefix, pass_fds=pass_fds, keeps=keeps).wait_ready()
 
     def fail(
         self,

@@ -28,9 +28,14 @@ class Process(NamedTuple):
         return int(found[1]) if found else 0
 
     @property
+    def is_template(self) -> bool:
+        """Whether workers are forked from it (`--preload`)."""
+        return self.title.startswith("arbiter: template ")
+
+    @property
     def generation(self) -> int:
-        """Of a worker: the generation in its title; 0 for every other process."""
-        found = re.match(r"arbiter: worker \d+ \(gen (\d+)\)", self.title)
+        """Of a worker or a template: the generation in its title; 0 for every other process."""
+        found = re.match(r"arbiter: (?:worker \d+|template) \(gen (\d+)\)", self.title)
         return int(found[1]) if found else 0
 
 
@@ -79,6 +84,12 @@ def processor_time(pid: int) -> float:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
+
+
+def memory(pid: int) -> int:
+    """The proportional share of memory (PSS) of a process, in bytes: what it shares with n others counts one nth."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
 
 
 def shared_memory(pid: int) -> set[str]:

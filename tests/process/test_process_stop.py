@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from clients import Reply
 from harness import app
-from waiting import until
+from waiting import PATIENCE, until
 
 if TYPE_CHECKING:
+    from clients import Address
     from harness import Arbiter
 
 pytestmark = pytest.mark.process
@@ -189,3 +191,33 @@ def test_exit_functions_of_the_application_run_when_a_worker_leaves(arbiter: Arb
 
     assert server.stop() == 0
     assert (server.folder / "left").exists()
+
+
+def connect(address: Address) -> socket.socket:
+    client = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
+    client.settimeout(PATIENCE)
+    client.connect(address)
+    return client
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:sock"])
+def test_who_waits_in_the_backlog_at_a_stop_is_served(arbiter: Arbiter, bind: str) -> None:
+    """1. One worker, held in a request. 2. Ten more requests wait in the kernel. 3. TERM. 4. The held one is let go.
+
+    Result: all eleven are answered, and the service ends.
+    """
+    server = arbiter.serve(workers=1, bind=bind)
+    held = server.ask("/held")
+    server.wait_held()
+    waiting = [connect(server.address) for _ in range(10)]
+    for client in waiting:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    server.send(signal.SIGTERM)
+    server.wait_log("stopping:")
+    server.release()
+
+    assert held.reply().status == 200
+    for client in waiting:
+        with client, client.makefile("rb") as reply:
+            assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert server.ended() == 0

@@ -42,6 +42,10 @@ _SMALL_FILE: Final = 64 * 1024
 """Files up to this size are read and sent together with the head: one system call less than sendfile, and one packet."""
 
 
+class OverrunError(BaseException):
+    """The request takes longer than it may: raised by its worker wherever it is, past all that catches `Exception`."""
+
+
 class Exchange:
     """A request and its response. `run` once; then the public attributes tell what became of it."""
 
@@ -219,10 +223,16 @@ class Exchange:
         elif framing is _LENGTH:
             self._send_within(head, piece)
         elif framing is _CLOSE:
-            self._transport.send(head, piece)
-            self.sent += len(piece)
+            self._send(head, piece)
         elif head:
             self._transport.send(head)
+
+    def _send(self, head: bytes, piece: bytes) -> None:
+        if head:
+            self._transport.send(head, piece)
+        else:
+            self._transport.send(piece)  # alone it is not copied
+        self.sent += len(piece)
 
     def _send_within(self, head: bytes, piece: bytes) -> None:
         """Send as much of `piece` as the Content-Length leaves room for.
@@ -233,8 +243,7 @@ class Exchange:
         surplus = len(piece) - self._left
         if surplus > 0:
             piece = piece[: self._left]
-        self._transport.send(head, piece)
-        self.sent += len(piece)
+        self._send(head, piece)
         self._left -= len(piece)
         if surplus > 0:
             raise BadResponseError(f"the body is {surplus} bytes or more longer than the Content-Length that was sent")
@@ -248,7 +257,8 @@ class Exchange:
         name = f"{request.method.decode()} {request.target.decode()}"
         if isinstance(failure, Disconnected):
             self.reset = True
-            self.status = self.status or 499
+            if not self._begun:
+                self.status = 499
         elif isinstance(failure, TooSlow):
             self.reset = self._begun
             self._log.info(f"{name}: {failure}")
@@ -257,6 +267,9 @@ class Exchange:
             self._answer(failure.refusal)
         elif isinstance(failure, Refusal):
             self._answer(failure)
+        elif isinstance(failure, OverrunError):
+            self.reset = self._begun
+            self._answer(Refusal(504, "The application took too long."))
         elif self._done:
             self._log.exception(f"{name}: the application raised after its response was complete")
         elif self._begun:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 READ_SIZE: Final = 64 * 1024
 """Bytes to ask of a socket at once. The largest head is one read; larger reads gained nothing on loopback uploads."""
+_PIECES: Final = 16
+"""Pieces of content to keep apart before they are joined: a body that comes in large reads is not copied for it."""
 
 
 class Head(NamedTuple):
@@ -43,7 +45,7 @@ class Head(NamedTuple):
     fields: list[tuple[bytes, bytes]]
     """Names in lower case, values without blanks around them."""
     dispute: str = ""
-    """Not empty: the parser refuses the head, or read it otherwise than it was written. `fields` are as written."""
+    """Not empty: the parser refuses the head, for this reason; the rest is as written."""
 
 
 class HeadParser(Protocol):
@@ -83,7 +85,7 @@ def as_written(head: bytes, dispute: str) -> Head:
 class Connection:
     """What has been received on one connection and not been taken yet."""
 
-    __slots__ = ("_at", "_body", "_buffer", "_limits", "_lines", "_parse", "_plain")
+    __slots__ = ("_ahead", "_at", "_body", "_buffer", "_limits", "_lines", "_parse", "_plain")
 
     def __init__(self, parse: HeadParser, limits: Limits) -> None:
         self._parse = parse
@@ -93,6 +95,7 @@ class Connection:
         self._at = 0
         self._lines: LineReader | None = None
         self._body: Sized | Chunked | None = None
+        self._ahead: list[bytes] = []  # content that `read_ahead` has taken
 
     def feed(self, data: bytes) -> None:
         """Take what was received. No end of file: that a client has gone is the caller's to tell."""
@@ -151,13 +154,43 @@ class Connection:
         """
         if self._body is None:
             return b""
+        if self._ahead:
+            return self._next_ahead(most)
         data, self._at = self._body.take(self._buffer, self._at, most)
         return data
+
+    def read_ahead(self, most: int) -> bool:
+        """Take what is here of the current request's content, for `next_body` to give it later.
+
+        Returns:
+            Whether that is enough: the content is whole, or `most` bytes of it and more. Otherwise feed more.
+
+        Raises:
+            Refusal: 400 or 413, in a chunked body only.
+        """
+        if self._body is None:
+            return True
+        while not self._body.ended:
+            data, self._at = self._body.take(self._buffer, self._at, READ_SIZE)
+            if data is None:
+                break
+            if data:
+                self._ahead.append(data)
+        if len(self._ahead) > _PIECES:  # an object for each byte that trickles in would take forty times its room
+            self._ahead = [b"".join(self._ahead)]
+        return self._body.ended or sum(map(len, self._ahead)) >= most
+
+    def _next_ahead(self, most: int) -> bytes:
+        piece = self._ahead.pop(0)
+        if len(piece) > most:
+            self._ahead.insert(0, piece[most:])
+            piece = piece[:most]
+        return piece
 
     @property
     def body_ended(self) -> bool:
         """All content of the current request has been taken: the next one may follow."""
-        return self._body is None or self._body.ended
+        return self._body is None or (self._body.ended and not self._ahead)
 
     @property
     def trailers(self) -> list[tuple[bytes, bytes]]:

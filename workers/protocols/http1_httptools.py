@@ -6,23 +6,9 @@ pass; a new parser object for each head costs 0.2 us and keeps one request from 
 
 from __future__ import annotations
 
-from typing import Final
-
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from arbiter.workers.protocols.http1 import Head, as_written
-
-
-_lower: dict[bytes, bytes] = {}
-"""Names as written, to one object each in lower case: its hash is known to every later look-up, and most requests of a
-client spell their names alike."""
-_LOWER_KEPT: Final = 512  # clients choose names: past this many they are folded each time
-
-
-def _fold(name: bytes) -> bytes:
-    if len(_lower) < _LOWER_KEPT:
-        _lower[name] = name.lower()
-    return name.lower()
 
 
 class _Parts:
@@ -38,7 +24,7 @@ class _Parts:
         self.target = target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((_lower.get(name) or _fold(name), value.strip()))
+        self.fields.append((name.lower(), value.strip()))
 
 
 def parse(head: bytes) -> Head:

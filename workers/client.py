@@ -1,0 +1,233 @@
+"""A connection of the threaded worker: what is known of it while no thread is held by it.
+
+It is the `Transport` of its requests too. What a client does not take at once of a response is put aside, up to `room`
+bytes (of a file: all of it, since it needs no memory); the thread goes on, and `flush` sends it when the client reads.
+
+Rule: a client is owned. While it is `busy`, by the thread that serves it; else by whoever holds the lead (see `poller`).
+Only the owner calls its methods and writes its attributes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbiter.workers.contract import Doing
+from arbiter.workers.interfaces.transport import Disconnected
+from arbiter.workers.protocols.http1 import READ_SIZE
+from arbiter.workers.transport import SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from arbiter.workers.protocols.http1 import Connection
+    from arbiter.workers.protocols.policy import Request
+
+
+class Stage(Enum):
+    """What a client is waited for."""
+
+    FRESH = 1
+    """Its first byte."""
+    KEPT = 2
+    """The first byte of its next request."""
+    PIPELINED = 3
+    """Nothing: what it sent with its last request is looked at when its turn comes."""
+    HEAD = 4
+    """The rest of a head."""
+    BODY = 5
+    """The rest of a body, or so much of it that a thread may be held by what is missing."""
+    WRITING = 6
+    """That it reads its response."""
+    LINGERING = 7
+    """That it closes: it has its response, and is still sending."""
+
+
+class _File(NamedTuple):
+    """Part of a file that is still to be sent."""
+
+    fd: int
+    """Our own."""
+    offset: int
+    size: int
+
+
+class Client(SocketTransport):
+    """An accepted connection."""
+
+    __slots__ = (
+        "_file",
+        "_late",
+        "_room",
+        "answered",
+        "armed",
+        "booked",
+        "busy",
+        "deadline",
+        "environ",
+        "fd",
+        "host",
+        "http",
+        "mark",
+        "notch",
+        "persistent",
+        "port",
+        "request",
+        "since",
+        "stage",
+        "wanted",
+    )
+
+    def __init__(
+        self, client: socket.SocketType, address: Any, environ: dict[str, Any], http: Connection, patience: float, room: int
+    ) -> None:
+        """A fresh one, owned by the thread that has accepted it.
+
+        Args:
+            client: the socket, which is the client's from now on.
+            address: as ``accept()`` gives it.
+            environ: of its listener; not to be changed.
+            http: nothing has been fed to it.
+            patience: seconds to wait for `transport.STRIDE` bytes.
+            room: most bytes to put aside.
+        """
+        super().__init__(client, patience=patience, phase=_nobody)
+        self.fd = client.fileno()
+        self.host: str = ""
+        """Its address; empty on a unix socket, as is the port."""
+        self.port = ""
+        if isinstance(address, tuple):
+            self.host, self.port = address[0], str(address[1])
+        self.environ = environ
+        self.http = http
+        self.stage = Stage.FRESH
+        self.busy = True
+        """A thread owns it."""
+        self.armed = self.wanted = 0
+        """The events that epoll reports of it, and those that it should have reported when the poller muted it."""
+        self.deadline = 0.0
+        """Monotonic seconds: when what it is waited for is over. Of no meaning while it is busy."""
+        self.since = 0.0
+        """Monotonic seconds: when the stage began."""
+        self.notch = 0
+        self.booked = inf
+        """Monotonic seconds: when `Deadlines`, whose attributes these two are, will look at it; `inf`: never."""
+        self.mark = 0
+        """What `moved` was when the deadline was set."""
+        self.request: Request | None = None
+        """Whose body is waited for."""
+        self.answered = False
+        """It has its response, or what there is of it has been put aside: the stages WRITING and LINGERING."""
+        self.persistent = False
+        """It may go on after the response that it is being sent."""
+        self._room = room
+        self._late = bytearray()
+        self._file: _File | None = None
+
+    @property
+    def moved(self) -> int:
+        """Bytes received and sent, of the request and so far: what tells a slow client from one that does nothing."""
+        return self.received + self.sent
+
+    @property
+    def late(self) -> int:
+        """Bytes of the response that have been put aside."""
+        return len(self._late) + (self._file.size if self._file else 0)
+
+    def begin(self, phase: Callable[[Doing], None]) -> None:
+        """A thread serves a request of it from now on, and is told by `phase` what it waits for."""
+        self._phase = phase
+        self._budget = self._patience
+        self._mark = self.received = self.sent = 0
+        self.last = 0.0
+
+    def send(self, *parts: bytes) -> None:
+        """Send or put aside all of the parts, as `Transport` has it."""
+        if self._late and not self.flush():
+            if len(self._late) + sum(map(len, parts)) <= self._room:
+                for part in parts:
+                    self._late += part
+                return
+            while not self.flush():
+                self._wait(Doing.WRITING)
+        SocketTransport.send(self, *parts)
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """Send or put aside part of a regular file, as `Transport` has it."""
+        if self._late and not self.flush():
+            self._put_file_aside(fd, offset, count)
+            return count
+        return SocketTransport.send_file(self, fd, offset, count)
+
+    def flush(self) -> bool:
+        """Send what the client takes now of what was put aside; whether that was the last of it.
+
+        Raises:
+            Disconnected: the connection is broken, or the file has become shorter than was promised.
+        """
+        try:
+            if self._late:
+                sent = self._socket.send(self._late, socket.MSG_DONTWAIT)
+                self.sent += sent
+                del self._late[:sent]
+            if self._file and not self._late:
+                self._flush_file(self._file)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        return not self.late
+
+    def _flush_file(self, file: _File) -> None:
+        try:
+            sent = os.sendfile(self.fd, file.fd, file.offset, file.size)
+            self.sent += sent
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            block = os.pread(file.fd, min(file.size, READ_SIZE), file.offset)  # a file system that can't: sendfile(2)
+            self._late += block
+            sent = len(block)
+        if not sent:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "a file became shorter while it was sent")
+        if sent == file.size:
+            self._close_file()
+        else:
+            self._file = _File(file.fd, file.offset + sent, file.size - sent)
+
+    def half_close(self) -> None:
+        """Nothing more will be sent.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._close_file()
+        self._socket.close()
+
+    def _close_file(self) -> None:
+        if self._file:
+            os.close(self._file.fd)
+            self._file = None
+
+    def _put_aside(self, views: list[memoryview]) -> bool:
+        if sum(map(len, views)) > self._room:
+            return False
+        for view in views:
+            self._late += view
+        return True
+
+    def _put_file_aside(self, fd: int, offset: int, count: int) -> bool:
+        self._file = _File(os.dup(fd), offset, count)
+        return True
+
+
+def _nobody(_doing: Doing) -> None:
+    """No thread waits for a client that nobody serves."""

@@ -1,0 +1,112 @@
+"""What the kinds of worker share that run WSGI applications in threads of their own: sync and threaded.
+
+The application's environment, the parser and its limits, accepting, and the words for the logs. How connections and threads
+meet is each kind's own affair.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Final
+
+from arbiter.workers.accesslog import AccessLog, Entry
+from arbiter.workers.base import Worker
+from arbiter.workers.interfaces.health import with_health
+from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
+from arbiter.workers.protocols.http1 import Connection, head_parser
+from arbiter.workers.protocols.limits import Limits
+from arbiter.workers.warmup import warm_up
+
+if TYPE_CHECKING:
+    from arbiter.workers.contract import Order
+    from arbiter.workers.interfaces.wsgi import Exchange
+    from arbiter.workers.protocols.policy import Refusal
+
+LINGER: Final = 2.0
+"""Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
+SECONDS_TO_LINGER. nginx waits 5."""
+BREATH: Final = 0.5
+"""Seconds until accept is tried again without descriptors, as nginx's accept_mutex_delay: the connection stays in the
+backlog and would wake us at once."""
+
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class GatewayWorker(Worker):
+    """A worker between HTTP/1 and WSGI."""
+
+    def __init__(self, order: Order, app: Any, *, multithread: bool) -> None:
+        path = order.settings.health_path
+        super().__init__(order, with_health(app, path, lambda: self.draining or self.retiring) if path else app)
+        settings = self.settings
+        self._parse = head_parser(settings.http)
+        self._limits = Limits.of(
+            request_line=settings.limit_request_line,
+            fields=settings.limit_request_fields,
+            field_size=settings.limit_request_field_size,
+            body=settings.limit_request_body,
+        )
+        worker = worker_environ(
+            errors=ErrorStream(self.log),
+            multithread=multithread,
+            multiprocess=True,  # also with one worker: while it is replaced there are two
+            script_name=os.environ.get("SCRIPT_NAME", ""),
+        )
+        self._facts = {
+            listener: (int(listener.family), listener_environ(worker, listener.getsockname())) for listener in self.listeners
+        }
+        self.access_log = AccessLog(settings.access_log_format, self.access) if self.access else None
+
+    def warm(self, path: str) -> int:
+        environ = next(environ for _, environ in self._facts.values()) if self._facts else {}
+        return warm_up(self.app, path, environ, self._parse, self._limits, self.log)
+
+    def connection(self) -> Connection:
+        """A new connection, as HTTP sees it."""
+        return Connection(self._parse, self._limits)
+
+    def accept(self, listener: socket.socket) -> tuple[socket.SocketType, Any, dict[str, Any]] | None:
+        """A connection that waits, its address and the environ of its listener; None if there is none or it can't be had."""
+        try:
+            # What socket.accept does, without turning three numbers into enums: 2 us of about 40.
+            descriptor, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  see above
+        except (BlockingIOError, ConnectionAbortedError):
+            return None  # another worker was quicker, or the client has gone
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EBADF):
+                return None  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            self.log.warning(f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s.")
+            self.breathe()
+            return None
+        family, environ = self._facts[listener]
+        client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        self.note_wait(client)
+        return client, address, environ
+
+    @abstractmethod
+    def breathe(self) -> None:
+        """Do not accept for `BREATH` seconds."""
+
+    def tell_refused(self, refusal: Refusal, host: str) -> None:
+        """Log that a request was not let through; `host` is empty for a unix socket's."""
+        self.log.info(f"refused a request from {host or 'a unix socket'}: {refusal.status}, {refusal.reason}")
+
+    def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float) -> None:
+        """Enter a request that is over, and began at the monotonic moment `started`, into the access log."""
+        if self.access_log:
+            seconds = time.monotonic() - started
+            remote = str(environ.get("REMOTE_ADDR", ""))  # what middleware like Werkzeug's ProxyFix put there, as in Gunicorn
+            self.access_log.add(
+                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ)
+            )
+
+    def flush_access(self) -> None:
+        """Write what the access log holds back."""
+        if self.access_log:
+            self.access_log.flush()

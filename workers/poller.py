@@ -1,0 +1,241 @@
+"""Which connections there are, which of them are ready, and whose each of them is.
+
+One epoll for all connections and listeners of a worker, level-triggered. Whoever calls `poll` holds the *lead*: one thread
+at a time (`crew` sees to that). A client is owned by the lead while it is waited for, and by one thread while it is `busy`.
+
+A busy client stays registered: its socket is silent, nearly always, until it has its response, so a request costs no
+epoll_ctl. When it is not (the client pipelines, or has gone), the lead is woken for it once and mutes it: unregisters it
+until it is released. One-shot registrations would cost every request the system call that this costs the odd one.
+
+Rules: only the lead makes a client busy. Registrations change under `_arming` only. Who releases a client that was muted
+registers it anew; if it was muted in the very moment of its release, the lead does, rung for before it waits again.
+
+Listeners are registered with EPOLLEXCLUSIVE: the kernel wakes one worker for a connection, and none in which nobody polls.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from contextlib import suppress
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Final
+
+from arbiter.workers.client import Client, Stage
+from arbiter.workers.deadlines import Deadlines
+
+if TYPE_CHECKING:
+    import socket
+    from collections import deque
+    from collections.abc import Iterable
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+_GONE: Final = -1  # `armed` of a client that is closed
+_MANY: Final = 64
+"""Events to take at once: what lies in our queue instead of the kernel's has to wait behind what we serve first."""
+_EVICTED: Final = 32
+"""One in so many connections is closed when there is no room, so that looking for the idlest is not done for each."""
+_LATER: Final = 1.0
+"""Seconds until the deadline of a client that was busy is looked at again."""
+_BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT)
+
+
+class Poller:
+    """The connections of a worker."""
+
+    def __init__(self, listeners: Iterable[socket.socket], bound: int) -> None:
+        """Does not listen yet.
+
+        Args:
+            listeners: non-blocking.
+            bound: how many connections there may be.
+        """
+        self.bound = bound
+        self.clients: dict[int, Client] = {}
+        self._deadlines = Deadlines()
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._knocked = False
+        self._listening = False
+        self._deaf_until = 0.0  # 0.0: it is not deaf, or for ever
+        self._arming = threading.Lock()
+        self._muted: list[Client] = []
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, READ)
+
+    # By the lead ------------------------------------------------------------------------------------------------------
+
+    def poll(self, seconds: float, ready: deque[Client | socket.socket]) -> list[Client]:
+        """Put clients from whom something has come into `ready`, after them listeners that may have a connection.
+
+        Waits up to so many seconds, or until something is due. Returns clients in the stages after the response from whom
+        something has come, or who read again. All of them are busy from now on.
+        """
+        if self._muted:
+            self._unmute()
+        if seconds:
+            now = time.monotonic()
+            seconds = min(seconds, max(0.0, self._deadlines.next - now))
+            if self._deaf_until and now >= self._deaf_until:
+                self.listen()
+        answered = []
+        doors = []
+        clients = self.clients
+        for fd, _ in self._epoll.poll(seconds, _MANY):
+            client = clients.get(fd)
+            if client is None:
+                if (listener := self._listeners.get(fd)) is not None:
+                    doors.append(listener)
+                else:
+                    self._forget(fd)
+            elif client.busy:
+                self._mute(client)
+            else:
+                client.busy = True
+                if client.answered:
+                    answered.append(client)
+                else:
+                    ready.append(client)
+        self._knocked = bool(doors)
+        ready.extend(doors)
+        return answered
+
+    def overdue(self) -> list[Client]:
+        """Clients whose deadlines have passed, busy from now on."""
+        now = time.monotonic()
+        over = []
+        for client in self._deadlines.due(now):
+            if client.armed == _GONE:
+                continue
+            if client.busy:
+                self._deadlines.book(client, now + _LATER)
+            elif client.deadline > now:
+                self._deadlines.book(client, client.deadline)
+            else:
+                client.busy = True
+                over.append(client)
+        return over
+
+    def idle(self, seconds: float) -> list[Client]:
+        """Clients that have had nothing to say for so long, and have begun no request; busy from now on."""
+        latest = time.monotonic() - seconds
+        return self._own(client for client in self._idle() if client.since <= latest and not client.unread)
+
+    def surplus(self) -> list[Client]:
+        """If somebody knocks and there is no room: the longest idle, who should make it; busy from now on."""
+        if not self._knocked or len(self.clients) < self.bound:
+            return []
+        longest = nsmallest(1 + self.bound // _EVICTED, self._idle(), key=lambda client: client.since)
+        return self._own(client for client in longest if not client.unread)
+
+    def _idle(self) -> list[Client]:
+        clients = list(self.clients.values())  # in one step: other threads add and remove
+        return [client for client in clients if not client.busy and client.stage in _BEFORE_REQUEST]
+
+    @staticmethod
+    def _own(clients: Iterable[Client]) -> list[Client]:
+        owned = list(clients)
+        for client in owned:
+            client.busy = True
+        return owned
+
+    # By anybody -------------------------------------------------------------------------------------------------------
+
+    def add(self, client: Client) -> None:
+        """A new one, busy."""
+        self.clients[client.fd] = client
+
+    def release(self, client: Client, events: int) -> None:
+        """Wait for `events` of a busy client, until its deadline. It is not the caller's any more."""
+        if client.deadline < client.booked:
+            self._deadlines.book(client, client.deadline)
+        if client.armed == events:
+            client.busy = False
+            if client.armed != events:
+                self.ring()
+            return
+        with self._arming:
+            if client.armed:
+                self._epoll.modify(client.fd, events)
+            else:
+                self._epoll.register(client.fd, events)
+            client.armed = events
+            client.busy = False
+
+    def close(self, client: Client) -> None:
+        """The end of a busy client."""
+        self._deadlines.forget(client)
+        with self._arming:
+            if client.armed:
+                # A child of the application's may have a copy of the socket: then closing ours would not unregister it.
+                self._epoll.unregister(client.fd)
+            client.armed = _GONE
+            del self.clients[client.fd]
+            client.close()
+        if self._deaf_until:
+            self._deaf_until = time.monotonic()
+            self.ring()
+
+    def listen(self) -> None:
+        """Wait for connections too."""
+        with self._arming:
+            self._deaf_until = 0.0
+            if not self._listening:
+                self._listening = True
+                for listener in self._listeners.values():
+                    with suppress(OSError, ValueError):  # closed: the supervisor is gone
+                        self._epoll.register(listener, READ | select.EPOLLEXCLUSIVE)
+
+    def stop_listening(self, seconds: float = 0.0) -> None:
+        """Don't wait for connections, for so long or until a client has gone; 0.0: until `listen`."""
+        with self._arming:
+            self._deaf_until = time.monotonic() + seconds if seconds else 0.0
+            if self._listening:
+                self._listening = False
+                for listener in self._listeners.values():
+                    with suppress(OSError, ValueError):
+                        self._epoll.unregister(listener)
+
+    def is_knocked(self) -> bool:
+        """Whether a connection waits to be accepted."""
+        waiting = select.poll()
+        for listener in self._listeners.values():
+            if listener.fileno() >= 0:
+                waiting.register(listener, select.POLLIN)
+        return any(event & select.POLLIN for _, event in waiting.poll(0))
+
+    def ring(self) -> None:
+        """Wake who polls."""
+        os.eventfd_write(self._bell, 1)
+
+    def _forget(self, fd: int) -> None:
+        """The bell, or a socket that is closed here and lives on in a child of the application's."""
+        if fd == self._bell:
+            with suppress(BlockingIOError):
+                os.eventfd_read(fd)
+        else:
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def _mute(self, client: Client) -> None:
+        with self._arming:
+            if client.busy and client.armed > 0:
+                self._epoll.unregister(client.fd)
+                client.wanted, client.armed = client.armed, 0
+                self._muted.append(client)
+
+    def _unmute(self) -> None:
+        """Register those again that were muted in the moment of their release; forget those who are registered anyway."""
+        muted, self._muted = self._muted, []
+        with self._arming:
+            for client in muted:
+                if client.armed:
+                    continue
+                if client.busy:
+                    self._muted.append(client)
+                else:
+                    self._epoll.register(client.fd, client.wanted)
+                    client.armed = client.wanted

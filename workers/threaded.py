@@ -1,0 +1,393 @@
+"""The threaded worker: a few threads, many connections, and no thread for a connection that has nothing to do.
+
+The threads are leaders and followers (`crew`) over one epoll (`poller`): whichever is awake reads, parses, runs the
+application and writes. Only a whole request gets into the application: an incomplete head, the first `body_buffer` bytes of a
+body, an idle connection, and what a slow client has not read of its response hold no thread. 100-continue is sent as soon as
+the head has been let in, for the same reason: an application that waited for the body would be held by who never sends it.
+
+The main thread serves nothing. It hears orders and signals, whatever the application does; vouches for the worker, which
+shows that the interpreter runs; cancels requests that take too long; and looks after slow clients and deadlines when all
+threads are in the application.
+
+Accepting is serving: a thread that takes a connection serves it at once, one at a time. While all threads are busy nobody
+polls, and the kernel wakes another worker.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from arbiter.workers.client import Client, Stage
+from arbiter.workers.contract import Doing, Spent
+from arbiter.workers.crew import Crew
+from arbiter.workers.gateway import BREATH, LINGER, GatewayWorker
+from arbiter.workers.interfaces.wsgi import Exchange
+from arbiter.workers.poller import READ, WRITE, Poller
+from arbiter.workers.protocols.policy import Refusal
+from arbiter.workers.protocols.response import CONTINUE, refuse
+from arbiter.workers.timelimit import TimeLimit
+from arbiter.workers.transport import STRIDE
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from arbiter.workers.contract import Order, Row
+    from arbiter.workers.protocols.policy import Request
+
+_FRESH, _KEPT, _PIPELINED, _HEAD, _BODY, _WRITING, _LINGERING = Stage  # a member read from its class costs ten globals
+
+_TURN: Final = 0.2
+"""Seconds from one look of the main thread at what may have been left undone to the next, when all threads are busy."""
+_LAST_TURNS: Final = 0.02
+"""The same while it waits for the last request to end."""
+_QUIET: Final = 0.3
+"""Seconds that a connection must have been idle before a retiring worker closes it. Who has just had a response, or has just
+connected, may be sending: it gets its answer, and is told to close with it. Others are not waited for."""
+_MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
+_SPARE: Final = 1024
+"""Descriptors besides those of connections: the application's files and sockets. As many as it would have without us."""
+
+
+class _Seat:
+    """A thread, as far as it matters here."""
+
+    __slots__ = ("io_bound", "limit", "phase", "row", "substituted")
+
+    def __init__(self, row: Row, substitute: Callable[[_Seat], bool]) -> None:
+        self.row = row
+        self.phase = row.phase
+        self.io_bound = partial(substitute, self)
+        self.limit = TimeLimit()
+        self.substituted = False
+        """Another thread has taken its place: it leaves after its request."""
+
+
+class ThreadedWorker(GatewayWorker):
+    """Several requests at a time, each in a thread."""
+
+    def __init__(self, order: Order, app: Any) -> None:
+        super().__init__(order, app, multithread=True)
+        settings = self.settings
+        own, *rows = order.rows
+        self._own = _Seat(own, self._substitute)
+        self._seats = [_Seat(row, self._substitute) for row in rows]
+        self._free = self._seats[settings.threads :]
+        """For those who take the places of threads that only wait."""
+        self._poller = Poller(self.listeners, settings.worker_connections)
+        self._crew: Crew[_Seat, Client | socket.socket] = Crew(self._attend, self._take)
+        self._door = threading.Lock()
+        self._accepting = True
+        self._reported: set[_Seat] = set()
+        self._limit = settings.request_timeout
+        self._keepalive = settings.keepalive
+        self._patience = {
+            _FRESH: settings.head_timeout,
+            _KEPT: settings.keepalive,
+            _HEAD: settings.head_timeout,
+            _BODY: settings.write_timeout,
+            _WRITING: settings.write_timeout,
+            _LINGERING: LINGER,
+        }
+
+    def listen(self) -> None:
+        _allow_descriptors(self.settings.worker_connections + _SPARE)
+        self._poller.listen()
+
+    def breathe(self) -> None:
+        self._poller.stop_listening(BREATH)
+
+    # The main thread --------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve until told to retire, then until the last request is done; the last of all also what is in the backlog."""
+        for seat in self._seats[: self.settings.threads]:
+            self._hire(seat)
+        while not self.retiring:
+            self._turn(_TURN)
+        while self._is_needed():
+            self._poller.ring()
+            self._turn(_LAST_TURNS)
+        self.flush_access()
+
+    def _hire(self, seat: _Seat) -> None:
+        seat.row.phase(Doing.IDLE)
+        self._crew.hire(seat, f"arbiter-{self._seats.index(seat) + 1}")
+
+    def _turn(self, seconds: float) -> None:
+        self.poll(seconds)
+        if self._limit:
+            self._cancel_overruns()
+        self._crew.poll_once(self._own)
+
+    def _is_needed(self) -> bool:
+        """Whether a retiring worker has anybody to serve."""
+        with self._door:
+            if self._accepting:
+                self._accepting = self.last and self._poller.is_knocked()
+                if not self._accepting:
+                    self._poller.stop_listening()
+            now = monotonic()
+            lost = sum(seat.limit.is_lost(now) for seat in self._seats)
+            return self._accepting or len(self._poller.clients) > lost
+
+    def _cancel_overruns(self) -> None:
+        now = monotonic()
+        for seat in self._seats:
+            if stack := seat.limit.cancel(now):
+                text = seat.row.read().text
+                self.log.error(f"{text} takes longer than request_timeout ({self._limit:g} s): cancelled. It was at:\n{stack}")
+            elif not seat.limit.is_lost(now):
+                self._reported.discard(seat)
+            elif seat not in self._reported:
+                self._reported.add(seat)
+                text = seat.row.read().text
+                self.log.error(f"{text} can't be cancelled: its thread hangs outside of Python. The worker is to be replaced.")
+                self.say(Spent("a thread of it hangs in a request that could not be cancelled"))
+
+    # The lead ---------------------------------------------------------------------------------------------------------
+
+    def _attend(self, seat: _Seat, seconds: float) -> None:
+        """See who is ready, to those who have their response, and to those whose time is over."""
+        try:
+            if self.access_log and seconds:
+                self.access_log.flush()
+            poller = self._poller
+            for client in poller.poll(seconds, self._crew.queue):
+                self._go_on(client)
+            for client in poller.overdue():
+                self._expire(seat, client)
+            for client in poller.idle(_QUIET) if self.retiring else poller.surplus():
+                poller.close(client)
+        except Exception:
+            self.log.exception(_MISTAKE)
+
+    def _go_on(self, client: Client) -> None:
+        """A client that has its response reads again, or sends something, or has gone."""
+        try:
+            if client.stage is _WRITING:
+                if client.flush():
+                    self._part(client)
+                else:
+                    self._wait_for(client, _WRITING, WRITE)
+            elif client.receive_now() == b"":
+                self._poller.close(client)
+            else:
+                self._poller.release(client, READ)  # what it says while we linger is thrown away
+        except OSError:
+            self._poller.close(client)
+
+    def _expire(self, seat: _Seat, client: Client) -> None:
+        """A client's time is over."""
+        if client.stage is _HEAD:
+            self._refuse(seat, client, Refusal(408, "The request's head did not arrive in time."))
+        elif client.stage is _BODY:
+            self._refuse(seat, client, Refusal(408, "The request's body did not arrive in time."))
+        else:
+            if client.stage is _WRITING:
+                self.log.info("a client was too slow to read the response: its connection is reset")
+                client.reset()
+            self._poller.close(client)
+
+    # The threads ------------------------------------------------------------------------------------------------------
+
+    def _take(self, seat: _Seat, found: Client | socket.socket) -> bool:
+        """Serve what has come; False: the thread is not needed any more."""
+        try:
+            if isinstance(found, Client):
+                self._advance(seat, found)
+            else:
+                self._accept(seat, found)
+        except Exception:  # what an application raises doesn't come here
+            self.log.exception(_MISTAKE)
+        if seat.substituted:
+            seat.substituted = False
+            seat.row.phase(Doing.NOTHING)
+            self._free.append(seat)
+            return False
+        return True
+
+    def _accept(self, seat: _Seat, listener: socket.socket) -> None:
+        """Serve one connection of `listener`, if there is one."""
+        with self._door:
+            if not self._accepting or (self.retiring and not self.last):
+                return
+            if len(self._poller.clients) >= self._poller.bound:
+                self._poller.stop_listening(BREATH)
+                return
+            accepted = self.accept(listener)
+            if accepted is None:
+                return
+            client = Client(*accepted, self.connection(), self._patience[_BODY], self.settings.response_buffer)
+            self._poller.add(client)
+        self._crew.queue.append(listener)  # another one may wait: for whoever is free first
+        client.since = monotonic()
+        client.deadline = client.since + self._patience[_FRESH]
+        self._advance(seat, client)
+
+    def _advance(self, seat: _Seat, client: Client) -> None:
+        """Read what has come from a client, and have it answered if that makes a request whole."""
+        http = client.http
+        try:
+            if client.stage is not _PIPELINED:
+                data = client.receive_now()
+                if not data:
+                    if data is None:
+                        self._poller.release(client, READ)
+                    else:
+                        self._poller.close(client)
+                    return
+                http.feed(data)
+            request = client.request
+            if request is None:
+                request = http.next_request()
+                if request is None:
+                    self._wait_for(client, _HEAD)
+                    return
+            if request.length and not self._has_body(client, request):
+                return
+        except Refusal as refusal:
+            self._refuse(seat, client, refusal)
+        except OSError:
+            self._poller.close(client)
+        else:
+            self._answer(seat, client, request)
+
+    def _has_body(self, client: Client, request: Request) -> bool:
+        """Whether so much of the body is here that the application may begin; else the client waits, or is gone."""
+        http = client.http
+        if client.request is None:
+            if request.expects_continue and not http.pending:
+                client.send(CONTINUE)
+            client.request = request
+        while not http.read_ahead(self.settings.body_buffer):
+            data = client.receive_now()
+            if not data:
+                if data is None:
+                    self._wait_for(client, _BODY)
+                else:
+                    self._poller.close(client)
+                return False
+            http.feed(data)
+        client.request = None
+        return True
+
+    def _answer(self, seat: _Seat, client: Client, request: Request) -> None:
+        """Run the application, and leave the client to whatever comes next."""
+        row = seat.row
+        started = monotonic()
+        row.begin(request.method, request.target)
+        client.begin(seat.phase)
+        environ = client.environ.copy()
+        environ["REMOTE_ADDR"] = client.host
+        if client.port:
+            environ["REMOTE_PORT"] = client.port
+        environ["arbiter.extend_deadline"] = seat.limit.extend
+        environ["arbiter.io_bound"] = seat.io_bound
+        persistent = self._keepalive > 0 and not self.retiring
+        exchange = Exchange(request, client.http, client, self.log, persistent=persistent)
+        if not self._limit:
+            exchange.run(self.app, environ)
+        elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):
+            exchange.persistent, exchange.reset = False, True
+        late = client.late
+        row.end(exchange.status, client.sent + late)
+        self.count_request()
+        if self.access_log:
+            self.note_access(exchange, environ, started)
+        if exchange.reset:
+            client.reset()
+            self._poller.close(client)
+            return
+        client.persistent = exchange.persistent
+        if late:
+            self._wait_for(client, _WRITING, WRITE)
+        else:
+            self._part(client)
+
+    def _substitute(self, seat: _Seat) -> bool:
+        """``arbiter.io_bound``: have another thread serve in place of this one, which only waits. Whether there is one."""
+        if not seat.substituted:
+            try:
+                substitute = self._free.pop()
+            except IndexError:
+                return False
+            seat.substituted = True
+            self._hire(substitute)
+        return True
+
+    def _part(self, client: Client) -> None:
+        """The client has its response."""
+        http = client.http
+        if client.persistent:
+            client.answered = False
+            if http.pending:
+                client.stage = _PIPELINED
+                self._crew.queue.append(client)  # at the end: nobody has two turns while others wait
+            else:
+                client.stage = _KEPT
+                client.since = now = monotonic()
+                client.deadline = now + self._keepalive
+                self._poller.release(client, READ)
+        elif http.pending or not http.body_ended or client.unread:
+            self._linger(client)
+        else:
+            self._poller.close(client)
+
+    def _linger(self, client: Client) -> None:
+        """Give the client time to take its response: closing with bytes unread resets (RFC 9112 section 9.6)."""
+        try:
+            client.half_close()
+        except OSError:
+            self._poller.close(client)
+        else:
+            client.http.take_rest()
+            self._wait_for(client, _LINGERING)
+
+    def _refuse(self, seat: _Seat, client: Client, refusal: Refusal) -> None:
+        """Answer a request that was not let through."""
+        self.tell_refused(refusal, client.host)
+        row = seat.row
+        row.begin(b"-", b"-")
+        client.begin(seat.phase)
+        try:
+            client.send(refuse(refusal))
+        except OSError:
+            self._poller.close(client)
+        else:
+            client.persistent = False
+            if client.late:
+                self._wait_for(client, _WRITING, WRITE)
+            else:
+                self._linger(client)
+        row.end(refusal.status, client.sent)
+
+    def _wait_for(self, client: Client, stage: Stage, events: int = READ) -> None:
+        """Wait for a client in `stage`.
+
+        A head has one deadline, however it trickles; a body or a response gets more time with each stride that it moves.
+        """
+        if client.stage is not stage:
+            now = monotonic()
+            if client.stage is not _FRESH or stage is not _HEAD:
+                client.deadline = now + self._patience[stage]
+            client.stage = stage
+            client.answered = stage is _WRITING or stage is _LINGERING
+            client.since = now
+            client.mark = client.moved
+        elif client.moved - client.mark >= STRIDE and (stage is _BODY or stage is _WRITING):
+            client.deadline = monotonic() + self._patience[stage]
+            client.mark = client.moved
+        self._poller.release(client, events)
+
+
+def _allow_descriptors(number: int) -> None:
+    """Raise the soft limit to `number`, as far as the hard one lets us: 1024 is the usual, and made for select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

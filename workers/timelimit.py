@@ -1,0 +1,94 @@
+"""An end to requests that take too long: an exception, raised from outside in the thread that is in the application.
+
+Only Python code can be interrupted so: a thread that waits in C (a query, a lock) raises when it comes back, and one that
+never does is lost. The interpreter raises at any byte code after `PyThreadState_SetAsyncExc`, so also after the application
+has returned; therefore `run` takes an exception that came too late for itself, and lets none out but what it was given for.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from arbiter.workers.interfaces.wsgi import OverrunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+GRACE: Final = 2.0
+"""Seconds that a thread may take from its cancellation to the end of its request: clean-up, a roll-back. After that it is
+taken for lost."""
+
+
+class TimeLimit:
+    """The limit of one thread's requests. `run` and `extend` are the thread's own, all others are another thread's."""
+
+    __slots__ = ("_cancelled", "_lock", "_thread", "_until")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = 0
+        self._until = 0.0  # monotonic seconds; 0.0: no request is under way, or it has been cancelled
+        self._cancelled = 0.0  # when; 0.0: it has not been
+
+    def run(self, seconds: float, request: Callable[[], None]) -> bool:
+        """Run `request`, and cancel it when it takes longer. Whether it ended by itself."""
+        done = False
+        try:
+            self._thread = threading.get_ident()
+            self._until = time.monotonic() + seconds
+            request()
+            done = True
+        except OverrunError:
+            pass  # it came where nobody expected it any more
+        while True:
+            try:
+                self._end()
+            except OverrunError:
+                done = False
+            else:
+                return done
+
+    def _end(self) -> None:
+        with self._lock:
+            self._until = 0.0
+            if self._cancelled:
+                _raise_in(self._thread, None)  # if it has not been raised yet, it must not be in the next request
+                self._cancelled = 0.0
+
+    def extend(self, seconds: float) -> None:
+        """Give the request under way so many seconds from now on."""
+        with self._lock:
+            if self._until:
+                self._until = time.monotonic() + seconds
+
+    def cancel(self, now: float) -> str:
+        """Cancel the request if its time is over; what it was at, as lines of a traceback. Empty: it is not, or not again."""
+        with self._lock:
+            if not self._until or now < self._until:
+                return ""
+            self._until, self._cancelled = 0.0, now
+            stack = _stack(self._thread)
+            _raise_in(self._thread, OverrunError)
+        return stack
+
+    def is_lost(self, now: float) -> bool:
+        """Whether the thread has not come back within `GRACE`."""
+        cancelled = self._cancelled
+        return cancelled > 0.0 and now > cancelled + GRACE
+
+
+def _stack(thread: int) -> str:
+    frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001 - documented, in spite of its name
+    return "".join(traceback.format_stack(frame)).rstrip() if frame else "its thread is gone"
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise `error`; None: have it not raise what it was to raise."""
+    import ctypes  # not before it is needed: it takes 2 MiB
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
