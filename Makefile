@@ -2,16 +2,20 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := .venv-bench/bin
 # Handed to pytest as they are: make test PYTEST_FLAGS='-x tests/config'
 PYTEST_FLAGS ?=
+# Handed to the benchmarks as they are: make bench BENCH_FLAGS=--quick
+BENCH_FLAGS ?=
 
-.PHONY: help serve test check docs
+.PHONY: help serve test check docs bench
 
 help:
 	@echo "make serve   the demo project with nine workers, on http://127.0.0.1:8000 (Ctrl-C stops it)"
 	@echo "make test    make check, then all tests"
 	@echo "make check   lint, types, import contracts"
 	@echo "make docs    write the generated pages of docs/ anew"
+	@echo "make bench   Arbiter and its peers, measured: an hour; with BENCH_FLAGS=--quick half a minute (--help: more)"
 
 # exec: Arbiter takes the shell's place, so that a signal reaches it and its exit status is the recipe's.
 serve: .venv/.serve
@@ -31,6 +35,11 @@ check: .venv/.test
 
 docs: .venv/.test
 	$(BIN)/python -m arbiter.config.render > docs/settings.md
+	$(BIN)/python -m benchmarks.report
+
+# The figures of a whole run become docs/performance.md by `make docs`.
+bench: .venv-bench/.ready
+	$(BENCH)/python -m benchmarks $(BENCH_FLAGS)
 
 .venv/.serve: pyproject.toml deploy/demo/requirements.txt | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --editable . --requirement deploy/demo/requirements.txt
@@ -38,6 +47,21 @@ docs: .venv/.test
 
 .venv/.test: pyproject.toml | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# The peers have a .venv of their own. One that can't be compiled is left out: the benchmarks then say so, and go on.
+.venv-bench/.ready: pyproject.toml benchmarks/requirements.txt benchmarks/built.txt | .venv/bin/pip
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then \
+	  echo "Installing what the benchmarks need of Debian: wrk, and for uWSGI and bjoern gcc, python3-dev, libev-dev."; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk gcc python3-dev libev-dev; \
+	fi
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH)/python -m pip install --quiet --editable . --requirement benchmarks/requirements.txt
+	@grep -v '^#' benchmarks/built.txt | while read -r peer; do \
+	  $(BENCH)/python -m pip install --quiet "$$peer" >.venv-bench/build.log 2>&1 || \
+	    echo "$$peer can't be built here, and is left out (why: .venv-bench/build.log)." \
+	         "It needs a C compiler, Python's headers, and for bjoern libev: Debian's gcc, python3-dev, libev-dev." >&2; \
+	done
 	@touch $@
 
 # Debian's python3 has no ensurepip, and so makes no usable .venv, without the package python3-venv.

@@ -1,0 +1,103 @@
+"""The load: wrk for the closed loops, mixed_load.py for the open one, and connections that only exist. Loopback only.
+
+Whatever is started here ends by itself after the seconds asked for, or is ended.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from benchmarks.servers import HERE
+
+if TYPE_CHECKING:
+    from benchmarks.workloads import Workload
+
+WRK: Final = shutil.which("wrk")
+
+GRACE: Final = 30.0
+"""Seconds more than the load's own until it is ended: its requests' time-out (10 s), and a machine that is busy."""
+
+
+class Load(NamedTuple):
+    """What the load generator has seen."""
+
+    requests: int
+    seconds: float
+    p50_us: float
+    p99_us: float
+    errors: int
+
+
+def generate(workload: Workload, port: int, seconds: int, seed: int) -> Load:
+    """Load the server on this port.
+
+    Raises:
+        RuntimeError: the load generator failed, and what it said.
+    """
+    words = _open_loop(workload, port, seconds, seed) if workload.rate else _closed_loop(workload, port, seconds)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + GRACE, check=False)
+    try:
+        return Load(**json.loads(done.stdout.strip().rpartition("\n")[2]))
+    except ValueError:
+        raise RuntimeError(f"{words[0]} failed with status {done.returncode}: {done.stderr or done.stdout}") from None
+
+
+def _closed_loop(workload: Workload, port: int, seconds: int) -> list[str]:
+    fields = [word for header in workload.headers for word in ("-H", header)]
+    url = f"http://127.0.0.1:{port}{workload.path}"
+    shape = ["-t1", f"-c{workload.connections}", f"-d{seconds}s", "--timeout", "10s"]
+    return [WRK or "wrk", *shape, *fields, "-s", f"{HERE}/wrk.lua", url, "--", str(workload.body)]
+
+
+def _open_loop(workload: Workload, port: int, seconds: int, seed: int) -> list[str]:
+    numbers = {
+        "port": port,
+        "seconds": seconds,
+        "rate": workload.rate,
+        "slow": workload.slow,
+        "seed": seed,
+        "connections": workload.connections,
+    }
+    flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, f"{HERE}/mixed_load.py", *flags, *(["--fresh"] if workload.fresh else [])]
+
+
+class IdleConnections:
+    """Connections that have had one response each, and are silent while the `with` block runs."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self.port, self.count = port, count
+        self.sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        for _ in range(self.count):
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            self.sockets.append(connection)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            connection.recv(65536)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self.sockets:
+            connection.close()
+
+    def lost(self) -> int:
+        """How many of them the server has closed."""
+        return sum(map(_is_closed, self.sockets))
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass  # the rest of a response that came in two pieces
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
