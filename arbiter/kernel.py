@@ -162,7 +162,7 @@ class Posix:
                 self._nursery.listen(fd)
         commands = self._inbox.read()
         found += self._neighbours.listen()
-        found += [command for command in commands if command not in (Command.REAP, Command.NOTHING)]
+        found += [command for command in commands if command is not Command.REAP]
         if Command.REAP in commands:
             self._reap(found)
         if not self._nursery.is_expecting:
@@ -220,8 +220,9 @@ class Posix:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            found += self._neighbours.reaped(pid, code)
-            if child := self._children.get(pid):
+            if heard := self._neighbours.reaped(pid, code):
+                found += heard
+            elif child := self._children.get(pid):
                 self._bury(child, code, found)
             elif template := self._nursery.find(pid):
                 self._nursery.bury(template, code, out_of_memory=self._was_out_of_memory(template, code))

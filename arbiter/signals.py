@@ -36,7 +36,6 @@ class Command(Enum):
     INHERIT = "inherit"
     """It has gone: all that it had is ours."""
     REAP = "reap"
-    NOTHING = "nothing"
 
 
 class Handling(NamedTuple):

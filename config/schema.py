@@ -274,7 +274,7 @@ class Settings:
         section="Reload",
         flags=("--upgrade-keep",),
         doc="How long the old supervisor stays after an upgrade (SIGUSR2), without workers. If the new one ends in that time, "
-        "the old one takes the service back.",
+        "for whatever reason, the old one takes the service back; SIGHUP to the old one makes it do so. See docs/upgrade.md.",
     )
     warmup: tuple[str, ...] = setting(
         lists.Targets(),

@@ -129,7 +129,26 @@ ENDS = [
     Mutant("a reload while ending is tried", "fleet", "            generation.judgement = Judgement.REFUSED\n            self._tell(News.TOO_LATE)\n            return\n", "            pass\n"),
 ]  # fmt: skip
 
-MUTANTS = [*LIFECYCLE, *TIMES, *TRIALS, *PLACES, *ENDS]
+UPGRADES = [
+    Mutant("upgrade: a second one starts while one is under way", "succession", "_BUSY.get(heir) or obstacle", "obstacle"),
+    Mutant("upgrade: an obstacle is no reason", "succession", "_BUSY.get(heir) or obstacle or refusal", "_BUSY.get(heir) or refusal"),
+    Mutant("upgrade: one that was given up is believed", "succession", "facts.SuccessorReady(), Heir.STARTING", "facts.SuccessorReady(), _"),
+    Mutant("upgrade: one boot is time enough", "succession", "now + 2 * plan.boot_timeout", "now + plan.boot_timeout"),
+    Mutant("upgrade: whoever is stopped early ends the service", "succession", "(was_asked and now >= self.leave_at)", "was_asked"),
+    Mutant("upgrade: whoever dies late ends the service", "succession", "(was_asked and now >= self.leave_at)", "now >= self.leave_at"),
+    Mutant("upgrade: what is taken back is kept from leaving no more", "succession", 'words={"how": how})]\n                self.leave_at = inf', 'words={"how": how})]'),
+    Mutant("upgrade: the end forgets a successor that starts", "succession", "if self.heir is Heir.STARTING:\n            self._dismiss(now, plan)\n        if", "if"),
+    Mutant("upgrade: who is not wanted is never killed", "succession", "case Heir.LEAVING:\n                self._kill(now)", "case Heir.LEAVING:\n                self.deadline = inf"),
+    Mutant("upgrade: the old one does not wait for its workers", "fleet", "self.resting and not self.workers and not self.candidate", "self.resting and not self.candidate"),
+    Mutant("upgrade: the old one does not wait for a trial", "fleet", "self.resting and not self.workers and not self.candidate", "self.resting and not self.workers"),
+    Mutant("upgrade: the service ends before its successor", "fleet", "not self.workers and not self.succession.heir.is_ending and", "not self.workers and"),
+    Mutant("upgrade: TTIN takes back what was handed over", "fleet", "by > 0 and self.succession.heir is Heir.REIGNING", "by > 1 and self.succession.heir is Heir.REIGNING"),
+    Mutant("upgrade: the old one shuts the doors of the new one", "fleet", "            if self.succession.heir is not Heir.REIGNING:\n                self._doors_at", "            if True:\n                self._doors_at"),
+    Mutant("upgrade: resting is taken for taking back", "fleet", "if not self.resting:\n                    self.succession.reclaim", "if True:\n                    self.succession.reclaim"),
+    Mutant("upgrade: a reload starts beside it", "fleet", "self.succession.heir is Heir.STARTING", "False"),
+]  # fmt: skip
+
+MUTANTS = [*LIFECYCLE, *TIMES, *TRIALS, *PLACES, *ENDS, *UPGRADES]
 
 
 def copy_package(to: Path) -> None:

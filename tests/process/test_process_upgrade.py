@@ -292,6 +292,40 @@ def test_without_a_keep_term_to_the_new_one_ends_the_whole_service(arbiter: Arbi
     assert server.ended() == 0
 
 
+@pytest.mark.parametrize("who", ["the old one", "the new one"])
+def test_a_touched_file_reloads_whoever_serves_and_not_who_is_kept(arbiter: Arbiter, who: str) -> None:
+    """`touch_reload` is watched by both processes' settings. Result: only the one that serves reloads."""
+    touched = arbiter.write("touched", "")
+    server = arbiter.serve("--touch-reload", "touched", *KEEP, workers=1)
+    fresh = upgrade(server)
+    rested(server)
+    serving = fresh
+    if who == "the old one":
+        os.kill(fresh, signal.SIGKILL)
+        server.wait_log("this one takes the service back")
+        server.wait_workers(1)
+        serving = server.pid
+    os.utime(touched, (1.0, 1.0))
+    until(lambda: server.count("reload done") == 1, "the reload")
+
+    assert server.count(rf"pid={serving} reload done") == 1
+    if serving == fresh:
+        server.send(signal.SIGTERM)
+        leave(server)
+        stop(server, fresh)
+
+
+def test_a_template_is_upgraded_with_its_service(arbiter: Arbiter) -> None:
+    server = arbiter.serve("--preload", workers=2)
+    arbiter.write("live.py", app("two"))
+    fresh = upgrade(server)
+    leave(server)
+
+    assert server.get().text.startswith("two ")
+    assert len(workers(fresh)) == 2
+    stop(server, fresh)
+
+
 # Others who care ------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +443,25 @@ def test_process_1_is_not_upgraded_because_its_end_ends_the_container(arbiter: A
     assert server.get().status == 200
     os.kill(first, signal.SIGTERM)
     assert server.ended() == 0
+
+
+def test_a_unit_that_systemd_would_stop_with_the_old_process_is_not_upgraded(arbiter: Arbiter) -> None:
+    """Type=simple: this very process is what systemd has started, and it can't be told of another."""
+    started_by_systemd = ("sh", "-c", 'export SYSTEMD_EXEC_PID=$$ && exec "$@"', "sh")
+    server = arbiter.serve(workers=1, prefix=started_by_systemd)
+    server.send(signal.SIGUSR2)
+
+    server.wait_log("upgrade ignored: systemd would stop the unit when this process ends. Give it Type=notify")
+    assert server.get().status == 200
+
+
+@pytest.mark.parametrize("text", ["1", "{}", '{"sockets": [], "pidfile": null, "channel": 99}', "not even JSON"])
+def test_what_one_supervisor_tells_another_is_not_for_people_to_set(arbiter: Arbiter, text: str) -> None:
+    status, words = arbiter.fail("live", env={"ARBITER_INHERIT": text})
+
+    assert status == 2
+    assert "ARBITER_INHERIT is for one Arbiter to tell another. Don't set it" in words
+    assert "Traceback" not in words
 
 
 # -D -------------------------------------------------------------------------------------------------------------------
