@@ -91,7 +91,7 @@ class Predecessor:
 
     def fail(self, text: str) -> None:
         """Say why there will be no successor."""
-        self._send("; ".join(text.splitlines()).encode()[:_LONGEST])
+        self._send(_bytes("; ".join(text.splitlines())))
 
     def say_ready(self) -> None:
         """Say that all workers serve."""
@@ -262,6 +262,10 @@ class Neighbours:
                 neighbour.channel.close()
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[:_LONGEST]
+
+
 def _how(code: int, words: str) -> str:
     if code < 0:
         return f"was killed by {Signals(-code).name}"
@@ -292,6 +296,6 @@ def _become_successor(resolved: Resolved, bequest: Bequest, channel: socket.sock
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
         except OSError as error:
-            channel.send(f"can't {what}: {why(error)}".encode())
+            channel.send(_bytes(f"can't {what}: {why(error)}"))
     finally:
         os._exit(Exit.START)

@@ -343,7 +343,7 @@ class Settings:
         default=0.0,
         section="Deadlines",
         flags=("--drain-delay",),
-        doc="How long a graceful stop still serves, while `health_path` says no. A load balancer turns away in that time, "
+        doc="How long a graceful stop still serves, while the health check says no. A load balancer turns away in that time, "
         "and no client is refused. A second SIGTERM ends it.",
     )
     head_timeout: float = setting(

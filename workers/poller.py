@@ -200,12 +200,12 @@ class Poller:
                         self._epoll.unregister(listener)
 
     def is_knocked(self) -> bool:
-        """Whether a connection waits to be accepted."""
+        """Whether a connection waits to be accepted. In a listener that was shut down nobody does, whatever poll says first."""
         waiting = select.poll()
         for listener in self._listeners.values():
             if listener.fileno() >= 0:
                 waiting.register(listener, select.POLLIN)
-        return any(event & select.POLLIN for _, event in waiting.poll(0))
+        return any(event & (select.POLLIN | select.POLLHUP) == select.POLLIN for _, event in waiting.poll(0))
 
     def ring(self) -> None:
         """Wake who polls."""

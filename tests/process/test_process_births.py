@@ -84,7 +84,7 @@ assert kernel.pid(WorkerId(2, 2)) not in (None, pid)  # its template's, as long 
 assert heard(facts.Exited, WorkerId(2, 2)) == [facts.Exited(WorkerId(2, 2), None, "SIGKILL")]
 assert kernel.pid(WorkerId(2, 2)) == pid              # for the log
 assert len(os.listdir("/proc/self/fd")) == taken
-assert kernel.board.take() and not zombies()
+assert kernel.board.take(1) and not zombies()
 """,
     "it is told to leave before it lives": """
 kernel.fork(WorkerId(1, 1), blueprint)
