@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from time import monotonic_ns
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAlias
@@ -264,13 +264,13 @@ class ChannelError(ValueError):
 
 def encode(message: Message) -> bytes:
     """One line for the channel. Long texts lose their middle: the first and the last lines of a traceback tell most."""
-    fields = asdict(message)
-    line = json.dumps({"say": message.name, **fields}).encode()
+    given = asdict(message)
+    line = json.dumps({"say": message.name, **given}).encode()
     if len(line) >= MAX_MESSAGE:
-        # JSON escapes make at most six bytes of one character.
-        room = MAX_MESSAGE // (8 * max(1, len(fields)))
-        fields = {k: _without_middle(v, room) if isinstance(v, str) else v for k, v in fields.items()}
-        line = json.dumps({"say": message.name, **fields}).encode()
+        # JSON escapes make at most twelve bytes of one character: two surrogates.
+        room = MAX_MESSAGE // (16 * max(1, len(given)))
+        given = {k: _without_middle(v, room) if isinstance(v, str) else v for k, v in given.items()}
+        line = json.dumps({"say": message.name, **given}).encode()
     return line + b"\n"
 
 
@@ -301,10 +301,13 @@ class Decoder:
     @staticmethod
     def _decode(line: bytes) -> Message:
         try:
-            fields = json.loads(line)
-            return _MESSAGES[fields.pop("say")](**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            given = json.loads(line)
+            message = _MESSAGES[given.pop("say")](**given)
+            if any(type(given[field.name]).__name__ != field.type for field in fields(message) if field.name in given):
+                raise TypeError("a field of another type")  # noqa: TRY301 - answered below with the other misreadings
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ChannelError(f"not a message: {line[:80]!r}") from error
+        return message
 
 
 # The scoreboard's row -------------------------------------------------------------------------------------------------
