@@ -187,6 +187,8 @@ class Worker(ABC):
             data = self.order.channel.recv(65536)
         except BlockingIOError:
             return
+        except OSError:
+            data = b""  # reset: the supervisor was killed before it had read our last words
         if not data:
             self._orphaned()
         for message in self._decoder.feed(data):

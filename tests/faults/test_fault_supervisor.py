@@ -74,6 +74,23 @@ def test_workers_are_gone_two_seconds_after_their_supervisor_is_killed(arbiter: 
     assert (server.folder / "pid").read_text() == f"{successor.pid}\n"
 
 
+def test_a_worker_whose_last_words_nobody_has_read_leaves_as_quietly_as_any_other(arbiter: Arbiter) -> None:
+    """1. SIGSTOP to the supervisor. 2. Its worker has served `max_requests`, and says so. 3. SIGKILL to the supervisor.
+
+    Result: the worker's channel is reset instead of at its end; it leaves without a traceback.
+    """
+    server = arbiter.serve("--max-requests", "1", workers=1)
+    server.send(signal.SIGSTOP)
+    until(lambda: [found.state for found in server.members() if found.pid == server.pid] == ["T"], "a stopped supervisor")
+    replies = [server.get() for _ in range(2)]  # before the second, the worker has spoken
+    server.process.kill()
+    server.wait_exit()
+    until(lambda: not server.members(), lambda: f"the end of {server.members()}")
+
+    assert [reply.status for reply in replies] == [200, 200]
+    server.check()
+
+
 def test_a_killed_supervisor_holds_its_pid_file_no_longer_though_a_worker_still_answers(arbiter: Arbiter) -> None:
     """1. A request is in a worker. 2. SIGKILL to the supervisor. 3. A new one is started at once with the same pid file.
 
