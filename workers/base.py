@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
     from arbiter.workers.contract import Message, Order, TemplateOrder
 
+ID_VARIABLE: Final = "ARBITER_WORKER_ID"
+"""The environment variable in which a worker finds its slot."""
 ORPHAN_GRACE: Final = 1.0
 """Seconds that a worker takes to finish its request once the supervisor is gone: long enough for a usual request, short
 enough that a new service can have the sockets before anybody asks why it doesn't start."""
@@ -242,7 +244,7 @@ def run(order: Order) -> int:
 def live(order: Order, application: Callable[[Order], Any]) -> int:
     """A worker's whole life with the application that `application` gives. Returns the exit status."""
     settle_in(order, f"worker {order.id.slot}")
-    os.environ["ARBITER_WORKER_ID"] = str(order.id.slot)
+    os.environ[ID_VARIABLE] = str(order.id.slot)
     try:
         app = application(order)
         worker = worker_class(order)(order, app)
@@ -302,7 +304,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
     """
     settings = order.settings
     worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read
-    os.environ.update(settings.raw_env)
+    os.environ.update((name, value) for name, value in settings.raw_env if name != ID_VARIABLE)  # its value is ours to say
     os.umask(settings.umask)
     try:
         drop(settings.user, settings.group, initgroups=settings.initgroups)

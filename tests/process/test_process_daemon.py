@@ -192,6 +192,13 @@ def test_raw_env_is_set_before_the_application_is_imported_and_changed_by_a_relo
     assert (second["SHOP"], second["EMPTY"]) == ("south", "full"), "what it says no more is not left over"
 
 
+def test_the_id_of_a_worker_is_its_slot_whatever_the_settings_say(arbiter: Arbiter) -> None:
+    server = arbiter.serve("-e", "ARBITER_WORKER_ID=77", "-e", "REGION=eu", workers=1)
+
+    assert server.get("/env?ARBITER_WORKER_ID").text == "1"
+    assert server.get("/env?REGION").text == "eu"
+
+
 def test_worker_ids_are_1_to_n_and_a_successor_has_that_of_its_predecessor(arbiter: Arbiter) -> None:
     """1. Three workers, one is killed, then all are reloaded. Result: always 1, 2 and 3."""
     arbiter.write("live.py", WHO)
