@@ -92,6 +92,10 @@ class Process:
             pass
         return _without_ours(b"".join(pieces).decode("utf-8", "replace"))
 
+    def report(self, now: float) -> str:  # noqa: ARG002 - a template, which has no requests, has nothing that ages
+        """All that can be said of what it is at."""
+        return self.read_stacks()
+
     def close(self) -> None:
         """Let go of the descriptors."""
         self.channel.close()
@@ -121,17 +125,34 @@ class Child(Process):
         """Its own row, with the deadline that it grants itself."""
         return self.rows[0]
 
+    def requests(self, now: float) -> list[str]:
+        """The requests that it is in, the oldest first, each for a sentence."""
+        busy = [(started, thread, row) for thread, row in enumerate(self.rows) if (started := row.started())]
+        return [row.describe(now, thread) for _, thread, row in sorted(busy, key=lambda one: one[:2])]
+
+    def report(self, now: float) -> str:
+        """Its requests, a line for each, then the stacks of its threads."""
+        return "\n".join([*(f"  {request}" for request in self.requests(now)), self.read_stacks()]).rstrip("\n")
+
     @property
     def is_busy(self) -> bool:
         """Whether it is in a request."""
         return any(row.started() for row in self.rows)
 
 
-def exited(id: WorkerId, code: int, *, out_of_memory: bool) -> facts.Exited:  # noqa: A002 - its name everywhere
+def exited(id: WorkerId, code: int, *, out_of_memory: bool, doing: str = "") -> facts.Exited:  # noqa: A002 - its name everywhere
     """The fact that a process has been reaped; a negative code is a signal's number, as in `os.waitstatus_to_exitcode`."""
     if code >= 0:
-        return facts.Exited(id, code)
-    return facts.Exited(id, None, Signals(-code).name, out_of_memory=out_of_memory)
+        return facts.Exited(id, code, doing=doing)
+    return facts.Exited(id, None, signal_name(-code), out_of_memory=out_of_memory, doing=doing)
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called: ``SIGKILL``."""
+    try:
+        return Signals(number).name
+    except ValueError:  # a real-time signal between the first and the last: those have no names
+        return f"signal {number}"
 
 
 def _without_ours(stacks: str) -> str:

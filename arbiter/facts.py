@@ -104,7 +104,7 @@ class Overdue:
 
     id: WorkerId
     doing: str
-    """What the scoreboard says it was at, for a sentence: ``GET /report for 31.2 s (in the application)``."""
+    """What the scoreboard says it was at, for a sentence: ``GET /report from 10.0.0.7:4711 for 3.2 s (in the application)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ class Exited:
     """The name of that signal."""
     out_of_memory: bool = False
     """The kernel killed it because its control group's memory was used up; by the group's own counter."""
+    doing: str = ""
+    """The requests that it was in, for a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Dumped:
 
     id: WorkerId
     stacks: str
-    """Empty when the process did not answer: it was stopped, or hangs in the kernel."""
+    """Its requests, and the stacks of its threads. Those are missing when it did not answer: stopped, or hung in the kernel."""
 
 
 @dataclass(frozen=True, slots=True)

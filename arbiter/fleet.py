@@ -396,7 +396,8 @@ class Fleet:
             if fact.out_of_memory:
                 how += " by the kernel, out of memory"
             fault = f"{how} while booting" if was is Phase.BOOTING else how
-            self._blame(worker, fault, now, News.DIED, how=fault, after=now - worker.born)
+            doing = f" It was in: {fact.doing}." if fact.doing else ""
+            self._blame(worker, fault, now, News.DIED, how=fault, after=now - worker.born, doing=doing)
         elif not worker.fault:
             self._tell(News.LEFT, worker, after=now - worker.born, why=worker.why)
 

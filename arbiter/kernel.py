@@ -171,7 +171,7 @@ class Posix:
         self._pending.clear()
         now = self.now()
         for id in [id for id, (by, _) in self._dumping.items() if by <= now]:  # noqa: A001
-            found.append(facts.Dumped(id, self._dumping.pop(id)[1].read_stacks()))
+            found.append(facts.Dumped(id, self._dumping.pop(id)[1].report(now)))
         found += self._lookout.look(self._children.values(), now)
         return found
 
@@ -239,10 +239,11 @@ class Posix:
             found += [fact for fact in last_words if not isinstance(fact, facts.HungUp)]
             self._hang_up(child)
         if self._dumping.pop(child.id, None):
-            found.append(facts.Dumped(child.id, child.read_stacks()))
+            found.append(facts.Dumped(child.id, child.report(self.now())))
         child.close()
+        doing = "; ".join(child.requests(self.now()))
         self.board.give_back(child.rows)
-        found.append(exited(child.id, code, out_of_memory=self._was_out_of_memory(child, code)))
+        found.append(exited(child.id, code, out_of_memory=self._was_out_of_memory(child, code), doing=doing))
 
     def _was_out_of_memory(self, process: Process, code: int) -> bool:
         # Who was killed by us was not killed for memory, whatever the counter says of others.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from arbiter import facts, memory
 from arbiter.autoscale import Sample
 from arbiter.signals import Command
-from arbiter.workers.contract import BUCKETS, Doing, Row
+from arbiter.workers.contract import BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,8 +28,6 @@ WEIGHING: Final = 5.0
 """Seconds between two looks at memory. Reading smaps_rollup of a 100 MiB process takes about 2 ms of the kernel's time."""
 SHORT: Final = 0.92
 """The part of a memory limit from which the largest worker is replaced: there must still be room for its successor."""
-
-_DOINGS: Final = {Doing.READING: "reading the request", Doing.APP: "in the application", Doing.WRITING: "sending the response"}
 
 
 class Lookout:
@@ -125,22 +123,13 @@ def _is_stuck(child: Child, now: float) -> Iterator[Fact]:
     allowed = deadline + slept if deadline == granted else deadline
     if deadline and now > allowed and deadline != child.accused:
         child.accused = deadline
-        busy = min((row for row in child.rows if row.started()), key=Row.started, default=child.row)
-        yield facts.Overdue(child.id, describe(busy, now))
+        yield facts.Overdue(child.id, next(iter(child.requests(now)), child.row.describe(now)))
 
 
 def _is_slow(child: Child, now: float) -> Iterator[Fact]:
     limit = child.blueprint.settings.slow_request_time
-    for row in child.rows if limit else ():
+    for thread, row in enumerate(child.rows if limit else ()):
         started = row.started()
         if started and now - started > limit and started != child.slow.get(row):
             child.slow[row] = started
-            yield facts.Slow(child.id, describe(row, now))
-
-
-def describe(row: Row, now: float) -> str:
-    """What a worker is at, for a sentence."""
-    seen = row.read()
-    if not seen.started:
-        return "idle, and not heard of (stopped by a signal?)" if seen.doing is Doing.IDLE else "reading a request"
-    return f"{seen.text} for {now - seen.started:.1f} s ({_DOINGS.get(seen.doing, 'between requests')})"
+            yield facts.Slow(child.id, row.describe(now, thread))

@@ -23,7 +23,7 @@ class News(Enum):
     READY = "info", "ready after {after:.2f} s"
     RETIRING = "info", "retiring: {why}"
     LEFT = "info", "left after {after:.1f} s ({why})"
-    DIED = "error", "{how} after {after:.1f} s{count}. Its slot gets a new worker {when}."
+    DIED = "error", "{how} after {after:.1f} s{count}. Its slot gets a new worker {when}.{doing}"
     BOOT_FAILED = "error", "failed while {during}: {error}{count}. Its slot is tried again {when}.{traceback}"
     BOOT_TIMEOUT = "error", "not ready within boot_timeout ({limit:g} s). It is killed{count}. Its slot is tried again {when}."
     STUCK = "error", "stuck: {doing}. It is killed{count}, and its slot gets a new worker {when}."

@@ -23,7 +23,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final
 
 from arbiter import facts
-from arbiter.child import Process, exited
+from arbiter.child import Process, exited, signal_name
 from arbiter.workers.contract import MAX_MESSAGE, Born, ChannelError, Decoder, Failed, NotBorn, Ready, Spawn, encode
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Nursery:
         if template.channel.fileno() >= 0:
             self.listen(template.channel.fileno())
         if template.is_ready and not template.was_killed:
-            how = f"was killed by {Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            how = f"was killed by {signal_name(-code)}" if code < 0 else f"exited with status {code}"
             how += " by the kernel, out of memory" if out_of_memory else ""
             text = f"the template {how}. The workers that live serve on; the next one has the application loaded anew."
             template.blueprint.log.write("warning", text, template.pid)

@@ -26,6 +26,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from arbiter import facts
+from arbiter.child import signal_name
 from arbiter.errors import why
 from arbiter.listeners import Heirloom
 from arbiter.signals import Command, reset
@@ -268,7 +269,7 @@ def _bytes(text: str) -> bytes:
 
 def _how(code: int, words: str) -> str:
     if code < 0:
-        return f"was killed by {Signals(-code).name}"
+        return f"was killed by {signal_name(-code)}"
     if not words and code in set(Exit):
         words = Exit(code).meaning
     said = f"exited with status {code}"

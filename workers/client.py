@@ -16,7 +16,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arbiter.workers.contract import Doing
+from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.protocols.http1 import READ_SIZE
 from arbiter.workers.transport import SocketTransport
@@ -73,6 +73,7 @@ class Client(SocketTransport):
         "host",
         "http",
         "mark",
+        "name",
         "notch",
         "persistent",
         "port",
@@ -102,6 +103,8 @@ class Client(SocketTransport):
         self.port = ""
         if isinstance(address, tuple):
             self.host, self.port = address[0], str(address[1])
+        self.name = client_name(address)
+        """On the scoreboard."""
         self.environ = environ
         self.http = http
         self.stage = Stage.FRESH

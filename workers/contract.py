@@ -327,6 +327,9 @@ class Doing(IntEnum):
     """Sending the response."""
 
 
+_DOINGS: Final = {Doing.READING: "reading the request", Doing.APP: "in the application", Doing.WRITING: "sending the response"}
+
+
 class Word(IntEnum):
     """Where each 64-bit word of a row lies. All times are CLOCK_MONOTONIC nanoseconds; 0 means none."""
 
@@ -357,7 +360,15 @@ TEXT_OFFSET: Final = 8 * (Word.TEXT_LENGTH + 1)
 ROW_SIZE: Final = 1024
 """Bytes of a row: whole cache lines, so that two writers never share one (64 bytes on x86-64 and most ARM)."""
 TEXT_SIZE: Final = ROW_SIZE - TEXT_OFFSET
-"""Room for the method and the target's beginning; enough to recognise a request."""
+"""Room for the client, the method and the target's beginning; enough to recognise a request."""
+
+
+def client_name(address: object) -> bytes:
+    """What a row calls a client with this address, as ``accept()`` gives it: ``127.0.0.1:4711``, ``[::1]:4711``, ``unix``."""
+    if isinstance(address, tuple):
+        host, port, *rest = address
+        return f"[{host}]:{port}".encode() if rest else f"{host}:{port}".encode()  # IPv6 has a flow and a scope besides
+    return b"unix"
 
 
 class Seen(NamedTuple):
@@ -377,6 +388,8 @@ class Seen(NamedTuple):
     statuses: tuple[int, ...]
     latency: tuple[int, ...]
     waits: tuple[int, ...]
+    client: str = ""
+    """Who asks (`client_name`); empty where that is not known."""
 
 
 class Row:
@@ -405,10 +418,10 @@ class Row:
         """Say what the worker does now. Worker side."""
         self._words[1] = doing
 
-    def begin(self, method: bytes, target: bytes) -> None:
-        """A request has been read: it goes to the application now. Worker side."""
+    def begin(self, method: bytes, target: bytes, client: bytes = b"") -> None:
+        """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side."""
         words = self._words
-        text = (method + b" " + target)[:TEXT_SIZE]
+        text = (client + b" " + method + b" " + target)[:TEXT_SIZE]
         words[0] += 1
         words[1] = 3
         words[3] = monotonic_ns()
@@ -445,7 +458,7 @@ class Row:
             if before % 2 == 0 and self._words[0] == before:
                 break
         words = memoryview(copy).cast("Q")
-        text = copy[TEXT_OFFSET : TEXT_OFFSET + min(words[Word.TEXT_LENGTH], TEXT_SIZE)]
+        client, _, text = copy[TEXT_OFFSET : TEXT_OFFSET + min(words[Word.TEXT_LENGTH], TEXT_SIZE)].partition(b" ")
         return Seen(
             doing=Doing(words[Word.DOING]),
             deadline=words[Word.DEADLINE] / 1e9,
@@ -457,7 +470,17 @@ class Row:
             statuses=tuple(words[Word.STATUS : Word.STATUS + 5]),
             latency=tuple(words[Word.LATENCY : Word.LATENCY + BUCKETS]),
             waits=tuple(words[Word.WAITS : Word.WAITS + BUCKETS]),
+            client=ascii(client.decode("latin-1"))[1:-1],
         )
+
+    def describe(self, now: float, thread: int = 0) -> str:
+        """What its writer is at, for a sentence; `thread` is its number in the worker, if it is one of several."""
+        seen = self.read()
+        if not seen.started:
+            return "idle, and not heard of (stopped by a signal?)" if seen.doing is Doing.IDLE else "reading a request"
+        client = f" from {seen.client}" if seen.client else ""
+        where = _DOINGS.get(seen.doing, "between requests") + (f", thread {thread}" if thread else "")
+        return f"{seen.text}{client} for {now - seen.started:.1f} s ({where})"
 
     def started(self) -> float:
         """When the current request began, in monotonic seconds; 0.0 between requests. One aligned word: no seqlock."""

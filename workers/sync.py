@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers.contract import Doing
+from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.gateway import BREATH, LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import TooSlow
 from arbiter.workers.interfaces.wsgi import Exchange
@@ -89,7 +89,7 @@ class SyncWorker(GatewayWorker):
         if request is None:
             return
         started = time.monotonic()
-        self.row.begin(request.method, request.target)
+        self.row.begin(request.method, request.target, client_name(address))
         if self.settings.timeout:
             transport.last = started + self.settings.timeout * _SHARE
         environ = environ.copy()
@@ -139,7 +139,7 @@ class SyncWorker(GatewayWorker):
     def _refuse(self, refusal: Refusal, address: Any, transport: SocketTransport) -> None:
         """Answer a request that was not let through."""
         self.tell_refused(refusal, address[0] if address else "")
-        self.row.begin(b"-", b"-")
+        self.row.begin(b"-", b"-", client_name(address))
         try:
             transport.send(refuse(refusal))
         except OSError:

@@ -139,15 +139,18 @@ class ThreadedWorker(GatewayWorker):
         now = monotonic()
         for seat in self._seats:
             if stack := seat.limit.cancel(now):
-                text = seat.row.read().text
+                text = self._describe(seat, now)
                 self.log.error(f"{text} takes longer than request_timeout ({self._limit:g} s): cancelled. It was at:\n{stack}")
             elif not seat.limit.is_lost(now):
                 self._reported.discard(seat)
             elif seat not in self._reported:
                 self._reported.add(seat)
-                text = seat.row.read().text
+                text = self._describe(seat, now)
                 self.log.error(f"{text} can't be cancelled: its thread hangs outside of Python. The worker is to be replaced.")
                 self.say(Spent("a thread of it hangs in a request that could not be cancelled"))
+
+    def _describe(self, seat: _Seat, now: float) -> str:
+        return seat.row.describe(now, 1 + self._seats.index(seat))
 
     # The lead ---------------------------------------------------------------------------------------------------------
 
@@ -280,7 +283,7 @@ class ThreadedWorker(GatewayWorker):
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
         started = monotonic()
-        row.begin(request.method, request.target)
+        row.begin(request.method, request.target, client.name)
         client.begin(seat.phase)
         environ = client.environ.copy()
         environ["REMOTE_ADDR"] = client.host
@@ -352,7 +355,7 @@ class ThreadedWorker(GatewayWorker):
         """Answer a request that was not let through."""
         self.tell_refused(refusal, client.host)
         row = seat.row
-        row.begin(b"-", b"-")
+        row.begin(b"-", b"-", client.name)
         client.begin(seat.phase)
         try:
             client.send(refuse(refusal))

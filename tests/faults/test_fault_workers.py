@@ -46,6 +46,20 @@ def test_a_killed_worker_is_replaced_in_its_slot_and_costs_at_most_its_own_reque
     assert server.count(r"worker=2 gen=1 .* was killed by SIGKILL after .* s\. Its slot gets a new worker now\.") == 1
 
 
+def test_a_worker_killed_by_a_signal_that_has_no_name_is_replaced_like_any(arbiter: Arbiter) -> None:
+    """Real-time signals between the first and the last have numbers only."""
+    server = arbiter.serve(workers=2)
+    before = server.wait_workers(2)
+
+    with server.client() as client:
+        os.kill(before[0].pid, signal.SIGRTMIN + 7)
+        replaced(server, before[0].pid, 2)
+        client.more(20)
+
+    assert len(client.failures) <= 1
+    assert server.count(rf"was killed by signal {signal.SIGRTMIN + 7} after") == 1
+
+
 def test_all_workers_killed_at_once_are_replaced_and_queued_requests_are_answered(arbiter: Arbiter) -> None:
     server = arbiter.serve(workers=3)
     before = server.wait_workers(3)
@@ -135,7 +149,7 @@ def test_a_request_that_outlasts_timeout_is_named_in_the_log_and_its_worker_repl
         held = server.ask("/held?report=7")
         (stuck,) = server.wait_held()
         server.wait_log(
-            rf"pid={stuck} stuck: GET /held\?report=7 for [\d.]+ s \(in the application\)\. It is killed, and its slot gets a new"
+            rf"pid={stuck} stuck: GET /held\?report=7 from 127\.0\.0\.1:\d+ for [\d.]+ s \(in the application\)\. It is killed, and its slot gets a new"
         )
         replaced(server, stuck, 2)
         client.more(20)
@@ -145,13 +159,16 @@ def test_a_request_that_outlasts_timeout_is_named_in_the_log_and_its_worker_repl
     assert client.longest_gap < LONGEST_GAP
 
 
-def test_a_worker_that_leaves_in_the_middle_of_a_request_is_replaced(arbiter: Arbiter) -> None:
+def test_a_worker_that_leaves_in_the_middle_of_a_request_is_replaced_and_the_request_named(arbiter: Arbiter) -> None:
     server = arbiter.serve(workers=2)
     before = server.wait_workers(2)
 
     with server.client() as client:
         lost = server.ask("/exit").outcome()
-        server.wait_log(r"exited with status 3 after .* s\. Its slot gets a new worker")
+        server.wait_log(
+            r"exited with status 3 after .* s\. Its slot gets a new worker now\. "
+            r"It was in: GET /exit from 127\.0\.0\.1:\d+ for \d\.\d s \(in the application\)\."
+        )
         until(lambda: set(pids(before)) - set(pids(server.children())), "its end")
         server.wait_workers(2)
 

@@ -75,7 +75,7 @@ def test_a_stuck_worker_is_named_and_its_live_stack_shown_before_it_is_killed(ar
         lost = server.ask(f"/stuck/{function}?a=1")
         (stuck,) = server.wait_held()
         told = server.wait_log(
-            rf"worker=\d gen=1 pid={stuck} stuck: GET /stuck/{function}\?a=1 for (\d+\.\d) s \(in the application\)\. It is killed"
+            rf"worker=\d gen=1 pid={stuck} stuck: GET /stuck/{function}\?a=1 from 127\.0\.0\.1:\d+ for (\d+\.\d) s \(in the application\)\. It is killed"
         )
         shown = server.wait_log(stacks(stuck, function))
         assert_gone_and_replaced(server, stuck, 2)
@@ -97,7 +97,7 @@ def test_a_slow_request_is_shown_with_its_stack_harms_nobody_and_is_not_told_aga
 
     replies = [request.reply() for request in [server.ask("/tardy") for _ in range(4)]]
     told = server.wait_log(
-        r"pid=(\d+) slow request: GET /tardy for \d\.\d s \(in the application\)\. It goes on; this is what it is at:"
+        r"pid=(\d+) slow request: GET /tardy from 127\.0\.0\.1:\d+ for \d\.\d s \(in the application\)\. It goes on; this is what it is at:"
     )
     server.wait_log(stacks(int(told[1]), "read_slowly"))
     replies.append(server.ask("/tardy").reply())

@@ -35,6 +35,7 @@ from arbiter.workers.contract import (
     Spent,
     Word,
     WorkerId,
+    client_name,
     encode,
 )
 
@@ -258,7 +259,8 @@ def test_a_request_is_seen_from_its_begin_to_its_end(clock: Clock) -> None:
     watched = row()
     watched.begin(b"GET", b"/shop?page=2")
     during = watched.read()
-    assert (during.doing, during.started, during.text) == (Doing.APP, 5.0, "GET /shop?page=2")
+    assert (during.doing, during.started, during.text, during.client) == (Doing.APP, 5.0, "GET /shop?page=2", "")
+    assert watched.describe(7.25) == "GET /shop?page=2 for 2.2 s (in the application)"
     assert watched.started() == 5.0
     assert during.requests == 0
 
@@ -326,9 +328,31 @@ def test_a_hostile_target_is_one_harmless_beginning_of_a_line(method: bytes, tar
     text = hit.read().text
     assert text.isascii()
     assert text.isprintable()
-    assert text.encode().decode("unicode_escape").encode("latin-1") == (method + b" " + target)[:TEXT_SIZE]
+    assert text.encode().decode("unicode_escape").encode("latin-1") == (method + b" " + target)[: TEXT_SIZE - 1]
     assert not any(page[:ROW_SIZE])
     assert not any(page[2 * ROW_SIZE :])
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (("127.0.0.1", 4711), "127.0.0.1:4711"),
+        (("2001:db8::7", 4711, 0, 0), "[2001:db8::7]:4711"),
+        ("", "unix"),
+        ("/run/a client", "unix"),
+        (b"\0abstract", "unix"),
+    ],
+)
+def test_the_client_is_named_beside_its_request_however_long_that_is(address: object, name: str) -> None:
+    """Two requests, of which the first is longer than a row. Result: who asks is whole, and so is the sentence about it."""
+    named = row()
+    named.begin(b"GET", b"/" * ROW_SIZE, client_name(address))
+    assert named.read().client == name
+    named.end(200, 0)
+    named.begin(b"PUT", b"/a", client_name(address))
+
+    assert (named.read().client, named.read().text) == (name, "PUT /a")
+    assert named.describe(named.started() + 1, thread=3) == f"PUT /a from {name} for 1.0 s (in the application, thread 3)"
 
 
 def test_a_shorter_target_leaves_nothing_of_the_longer_one_before_it() -> None:
