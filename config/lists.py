@@ -6,6 +6,7 @@ A list comes as a native list, or as text cut at a separator, or one item at a t
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from arbiter.config.addresses import Address, parse_address
 from arbiter.config.kinds import Kind, Path, Plain, Refused, Takes
@@ -113,6 +114,52 @@ class Targets(Kind[tuple[str, ...]]):
     def render(self, value: tuple[str, ...]) -> Plain:
         """A list."""
         return list(value)
+
+
+class Skip(NamedTuple):
+    """Requests that are meant by one item of `Skips`."""
+
+    first: int
+    last: int
+    """The lowest and the highest of their statuses."""
+    path: str
+    """Their path; empty for any."""
+    is_prefix: bool
+    """Or all paths that begin with it."""
+
+
+class Skips(Kind[tuple[Skip, ...]]):
+    """Requests by status, path, or both; there may be none."""
+
+    expected = "statuses and paths, like 304, 3xx, /healthz, /static/* or 2xx /healthz, in a list or with commas"
+    metavar = "WHAT"
+    example = "2xx /healthz,/static/*"
+    takes = Takes.MANY
+    _ITEM = re.compile(r"(?:(?P<status>[1-5](?:[0-9]{2}|xx))(?: +(?=/)|$))?(?:(?P<path>/[!-)+-~]*)(?P<star>\*?))?")
+
+    def parse(self, raw: object) -> tuple[Skip, ...]:
+        """What the items mean."""
+        if raw is None:
+            return ()
+        return tuple(self._skip(str(item)) for item in _items(raw, separator=","))
+
+    def _skip(self, text: str) -> Skip:
+        match = self._ITEM.fullmatch(text)
+        if not text or not match:
+            raise self.refused()
+        status = match["status"] or ""
+        first, last = (int(status.replace("x", digit)) for digit in "09") if status else (100, 599)
+        return Skip(first, last, match["path"] or "", bool(match["star"]))
+
+    def render(self, value: tuple[Skip, ...]) -> Plain:
+        """The items, in one way of writing them."""
+        return [self._text(skip) for skip in value]
+
+    @staticmethod
+    def _text(skip: Skip) -> str:
+        status = str(skip.first) if skip.first == skip.last else f"{skip.first // 100}xx"
+        path = skip.path + "*" * skip.is_prefix
+        return f"{'' if (skip.first, skip.last) == (100, 599) else status} {path}".strip()
 
 
 class EnvPairs(Kind[tuple[tuple[str, str], ...]]):

@@ -459,7 +459,26 @@ class Settings:
         default_text="Apache's combined format",
         section="Logging",
         flags=("--access-logformat",),
-        doc="The form of an access log line. The atoms are Gunicorn's.",
+        doc="The form of an access log line. The atoms are Gunicorn's, and two more. `%(cpu)s` is the processor time in "
+        "microseconds; an async worker does not know it. `%(id)s` is the request's id: the client's `X-Request-ID`, if that is "
+        "up to 128 letters, digits and `._:+/=-`, else a new one; the application finds it in the environ, or the scope, as "
+        "`arbiter.request_id`.",
+    )
+    access_log_json: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Logging",
+        flags=("--access-log-json",),
+        doc="Write the access log as JSON, an object on each line. It takes the place of `access_log_format`; numbers are "
+        "numbers, and what is missing is `null`.",
+    )
+    access_log_skip: tuple[lists.Skip, ...] = setting(
+        lists.Skips(),
+        default=(),
+        section="Logging",
+        flags=("--access-log-skip",),
+        doc="Requests that make no line in the access log; repeat for more. Each is a status (`304`, `3xx`), a path "
+        "(`/healthz`, `/static/*`), or both (`2xx /healthz`).",
     )
     pidfile: str | None = setting(
         kinds.Nullable(kinds.Path(example="/run/arbiter.pid")),

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers.accesslog import AccessLog, Entry
+from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
@@ -24,7 +24,7 @@ from arbiter.workers.warmup import warm_up
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
     from arbiter.workers.interfaces.wsgi import Exchange
-    from arbiter.workers.protocols.policy import Refusal
+    from arbiter.workers.protocols.policy import Refusal, Request
 
 LINGER: Final = 2.0
 """Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
@@ -59,7 +59,8 @@ class GatewayWorker(Worker):
         self._facts = {
             listener: (int(listener.family), listener_environ(worker, listener.getsockname())) for listener in self.listeners
         }
-        self.access_log = AccessLog(settings.access_log_format, self.access) if self.access else None
+        self.access_log = open_access_log(settings, self.access) if self.access else None
+        self._ids = Ids()
 
     def warm(self, path: str) -> int:
         environ = next(environ for _, environ in self._facts.values()) if self._facts else {}
@@ -97,13 +98,23 @@ class GatewayWorker(Worker):
         """Log that a request was not let through; `host` is empty for a unix socket's."""
         self.log.info(f"refused a request from {host or 'a unix socket'}: {refusal.status}, {refusal.reason}")
 
-    def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float) -> None:
+    def prepare_access(self, request: Request, environ: dict[str, Any]) -> int:
+        """What the access log needs of a request before it runs; gives back what `note_access` asks for as `cpu`."""
+        log = self.access_log
+        if log is None:
+            return 0
+        if log.wants_id:
+            environ[REQUEST_ID] = self._ids.of(request)
+        return time.thread_time_ns() if log.wants_cpu else 0
+
+    def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float, cpu: int) -> None:
         """Enter a request that is over, and began at the monotonic moment `started`, into the access log."""
         if self.access_log:
             seconds = time.monotonic() - started
+            used = (time.thread_time_ns() - cpu) // 1000 if cpu else -1
             remote = str(environ.get("REMOTE_ADDR", ""))  # what middleware like Werkzeug's ProxyFix put there, as in Gunicorn
             self.access_log.add(
-                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ)
+                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ, used)
             )
 
     def flush_access(self) -> None:

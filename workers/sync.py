@@ -94,6 +94,7 @@ class SyncWorker(GatewayWorker):
             transport.last = started + self.settings.timeout * _SHARE
         environ = environ.copy()
         add_peer(environ, address)
+        cpu = self.prepare_access(request, environ)
         exchange = Exchange(request, connection, transport, self.log, persistent=False)
         exchange.run(self.app, environ)
         if exchange.reset:
@@ -103,7 +104,7 @@ class SyncWorker(GatewayWorker):
         client.close()
         self.row.end(exchange.status, transport.sent)
         self.count_request()
-        self.note_access(exchange, environ, started)
+        self.note_access(exchange, environ, started, cpu)
 
     def _read_head(self, transport: SocketTransport, connection: Connection) -> Request | None:
         """The connection's request; None if the client has nothing to say.

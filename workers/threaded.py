@@ -291,6 +291,7 @@ class ThreadedWorker(GatewayWorker):
             environ["REMOTE_PORT"] = client.port
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
+        cpu = self.prepare_access(request, environ)
         persistent = self._keepalive > 0 and not self.retiring
         exchange = Exchange(request, client.http, client, self.log, persistent=persistent)
         if not self._limit:
@@ -301,7 +302,7 @@ class ThreadedWorker(GatewayWorker):
         row.end(exchange.status, client.sent + late)
         self.count_request()
         if self.access_log:
-            self.note_access(exchange, environ, started)
+            self.note_access(exchange, environ, started, cpu)
         if exchange.reset:
             client.reset()
             self._poller.close(client)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbiter.workers.accesslog import AccessLog, Entry
+from arbiter.config.kinds import Refused
+from arbiter.config.lists import Skips
+from arbiter.workers import accesslog
+from arbiter.workers.accesslog import REQUEST_ID, AccessLog, Entry, Ids
 from arbiter.workers.protocols.policy import admit
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
@@ -29,18 +33,27 @@ class Lines:
     def reopen(self) -> None: ...
 
 
+def entry(fields: dict[bytes, bytes] | None = None, **changes: Any) -> Entry:
+    request = admit(b"GET", b"/a%20b?q=1", 1, [(b"host", b"a"), *(fields or {}).items()], 0)
+    made = Entry("192.0.2.7", request, 200, 1234, 3.25, [("Content-Type", "a/b"), ("X-Two", "1")], {"KEY": "value"})
+    return made._replace(**changes)
+
+
+def lines(log: AccessLog, writer: Lines, *entries: Entry) -> list[str]:
+    """The lines that entries make, without their line ends."""
+    for each in entries:
+        log.add(each)
+    log.flush()
+    text = b"".join(writer.lines).decode()
+    assert text.endswith("\n") or not text
+    return text.splitlines()
+
+
 def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) -> str:
     """The one line that an entry makes, without its line end."""
-    request = admit(b"GET", b"/a%20b?q=1", 1, [(b"host", b"a"), *(fields or {}).items()], 0)
-    entry = Entry("192.0.2.7", request, 200, 1234, 3.25, [("Content-Type", "a/b"), ("X-Two", "1")], {"KEY": "value"})
     writer = Lines()
-    log = AccessLog(form, writer)
-    log.add(entry._replace(**changes))
-    log.flush()
-    assert len(writer.lines) == 1
-    text = writer.lines[0].decode()
-    assert text.endswith("\n")
-    return text[:-1]
+    (only,) = lines(AccessLog(form, writer), writer, entry(fields, **changes))
+    return only
 
 
 @pytest.mark.parametrize(
@@ -72,6 +85,11 @@ def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) ->
         ("%({KEY}e)s", "value"),
         ("%({nosuch}e)s", "-"),
         ("%(Z)s", "-"),
+        ("%(nosuch)s", "-"),
+        ("%(cpu)s", "-"),
+        ("%(id)s", "-"),
+        ('{text0} {status} \\ """ \'', '{text0} {status} \\ """ \''),
+        ("%({'\\\"}i)s%({\\n'\"}e)s", "--"),
         ("100%% %d {}", "100% %d {}"),
         ("", ""),
     ],
@@ -119,11 +137,140 @@ def test_a_json_format_stays_json_whatever_is_in_the_fields(agent: bytes, out: s
 
     assert text.isascii()
     assert text.isprintable()
-    entry = json.loads(text)
-    assert (entry["a"], entry["o"], entry["e"]) == (agent.decode("latin-1"), out, value)
+    found = json.loads(text)
+    assert (found["a"], found["o"], found["e"]) == (agent.decode("latin-1"), out, value)
 
 
 def test_a_quote_in_the_target_does_not_end_the_field() -> None:
     request = admit(b"GET", b'/" 200 1 "\\', 1, [(b"host", b"a")], 0)
 
     assert line('"%(r)s" %(s)s', request=request) == '"GET /\\" 200 1 \\"\\\\ HTTP/1.1" 200'
+
+
+def test_fields_of_the_response_may_be_bytes_as_asgi_applications_give_them() -> None:
+    assert line("%({X-Out}o)s", headers=[(b"x-out", b"a"), (b"X-Out", b"b")]) == "a,b"
+
+
+def test_the_last_field_of_a_name_is_shown_as_in_gunicorn() -> None:
+    request = admit(b"GET", b"/", 1, [(b"host", b"a"), (b"user-agent", b"one"), (b"user-agent", b"two")], 0)
+
+    assert line("%(a)s", request=request) == "two"
+
+
+def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> None:
+    writer = Lines()
+    full = entry(
+        {b"user-agent": b'curl "8"', b"authorization": b"Basic YWxpY2U6c2VjcmV0"},
+        environ={REQUEST_ID: "r-1"},
+        cpu=17,
+    )
+    first, second = map(json.loads, lines(AccessLog("", writer, as_json=True), writer, full, entry(remote="")))
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", first.pop("time"))
+    assert first == {
+        "remote": "192.0.2.7",
+        "user": "alice",
+        "method": "GET",
+        "path": "/a%20b",
+        "query": "q=1",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "bytes": 1234,
+        "seconds": 3.25,
+        "cpu_us": 17,
+        "host": "a",
+        "referer": None,
+        "user_agent": 'curl "8"',
+        "request_id": "r-1",
+        "pid": os.getpid(),
+    }
+    assert [second[key] for key in ("remote", "user", "cpu_us", "user_agent", "request_id")] == [None] * 5
+
+
+@given(agent=st.binary(), host=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))
+def test_a_json_line_is_json_whatever_a_client_sends(agent: bytes, host: str) -> None:
+    writer = Lines()
+    (text,) = lines(AccessLog("", writer, as_json=True), writer, entry({b"user-agent": agent, b"referer": host.encode()}))
+
+    found = json.loads(text)
+    assert (found["user_agent"], found["referer"]) == (agent.decode("latin-1") or None, host)
+
+
+@pytest.mark.parametrize(
+    ("rules", "shown"),
+    [
+        ("", ["200 /", "304 /", "200 /static/a", "200 /healthz", "503 /healthz"]),
+        ("304", ["200 /", "200 /static/a", "200 /healthz", "503 /healthz"]),
+        ("2xx", ["304 /", "503 /healthz"]),
+        ("/healthz, /static/*", ["200 /", "304 /"]),
+        ("2xx /healthz", ["200 /", "304 /", "200 /static/a", "503 /healthz"]),
+        ("/static", ["200 /", "304 /", "200 /static/a", "200 /healthz", "503 /healthz"]),
+    ],
+)
+def test_what_is_to_be_skipped_makes_no_line_and_all_else_does(rules: str, shown: list[str]) -> None:
+    writer = Lines()
+    log = AccessLog("%(s)s %(U)s", writer, skip=Skips().parse(rules))
+    cases = ((200, b"/"), (304, b"/"), (200, b"/static/a"), (200, b"/healthz"), (503, b"/healthz"))
+    entries = [entry(request=admit(b"GET", path, 1, [(b"host", b"a")], 0), status=status) for status, path in cases]
+
+    assert lines(log, writer, *entries) == shown
+
+
+@pytest.mark.parametrize("wrong", ["healthz", "99", "600", "4x", "200/healthz", "*", "/a*b", "200 300", "/a b", "-"])
+def test_a_rule_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(Refused):
+        Skips().parse([wrong])
+
+
+def test_rules_are_shown_as_they_are_read() -> None:
+    rules = ["304", "3xx", "/healthz", "/static/*", "2xx /healthz", "404 /favicon.ico"]
+
+    assert Skips().render(Skips().parse(rules)) == rules
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"01J9-Z_x.y:z+/=", True),
+        (b"a" * 128, True),
+        (b"a" * 129, False),
+        (b"a b", False),
+        (b'a"', False),
+        (b"", False),
+        (b"\xff", False),
+    ],
+)
+def test_a_clients_id_is_kept_if_it_is_sound_and_replaced_otherwise(sent: bytes, kept: bool) -> None:
+    ids = Ids()
+    given_id = ids.of(entry({b"x-request-id": sent}).request)
+
+    assert (given_id == sent.decode("latin-1")) is kept
+    assert ids.of(entry().request) != given_id
+
+
+def test_no_line_is_lost_or_doubled_when_threads_add_and_flush_at_once() -> None:
+    writer = Lines()
+    log = AccessLog("%(U)s", writer)
+
+    def work(name: int) -> None:
+        for number in range(500):
+            log.add(entry(request=admit(b"GET", b"/%d/%d" % (name, number), 1, [(b"host", b"a")], 0)))
+            if number % 7 == 0:
+                log.flush()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.flush()
+
+    found = b"".join(writer.lines).decode().split()
+    assert sorted(found) == sorted(f"/{name}/{number}" for name in range(4) for number in range(500))
+
+
+def test_texts_that_are_kept_stay_bounded_whatever_clients_invent() -> None:
+    for number in range(3000):
+        line("%(a)s", {b"user-agent": b"agent-%d" % number})
+
+    assert len(accesslog._texts) <= accesslog._KEPT

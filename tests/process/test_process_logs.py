@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from typing import TYPE_CHECKING
@@ -91,3 +92,29 @@ def test_a_refused_reopening_keeps_the_file_that_is_open(arbiter: Arbiter) -> No
     server.wait_log(r"can't open the log .*logs/error\.log: No such file or directory\..* goes on being written")
     server.send(signal.SIGTTOU)
     server.wait_log("TTOU ignored")
+
+
+APP_ID = """
+def application(environ, start_response):
+    data = environ["arbiter.request_id"].encode()
+    start_response("200 OK", [("Content-Length", str(len(data)))])
+    return [data]
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_application_and_the_log_call_a_request_by_the_same_id_and_health_checks_make_no_line(
+    arbiter: Arbiter, threads: str
+) -> None:
+    """1. Two requests, a health check, and one without a page. Result: lines for the first two, with the ids that they gave."""
+    log = ["--access-logfile", "-", "--access-log-json", "--access-log-skip", "2xx /healthz", "--access-log-skip", "404"]
+    arbiter.write("live.py", APP_ID)
+    server = arbiter.serve(*log, "--health-path", "/healthz", "--threads", threads, workers=1)
+    given = [server.get(path).text for path in ("/healthz", "/one", "/two")]
+    until(lambda: server.out().count("\n") == 2, "two lines")
+    found = [json.loads(line) for line in server.out().splitlines()]
+
+    assert [line["request_id"] for line in found] == given[1:]
+    assert [line["path"] for line in found] == ["/one", "/two"]
+    assert len({*given[1:]}) == 2
+    assert all(line["cpu_us"] >= 0 and line["seconds"] > 0 and line["status"] == 200 for line in found)
