@@ -56,13 +56,15 @@ _SPARE: Final = 1024
 class _Seat:
     """A thread, as far as it matters here."""
 
-    __slots__ = ("io_bound", "limit", "phase", "row", "substituted")
+    __slots__ = ("exchange", "io_bound", "limit", "phase", "row", "substituted")
 
     def __init__(self, row: Row, substitute: Callable[[_Seat], bool]) -> None:
         self.row = row
         self.phase = row.phase
         self.io_bound = partial(substitute, self)
         self.limit = TimeLimit()
+        self.exchange: Exchange | None = None
+        """Of the request that it serves."""
         self.substituted = False
         """Another thread has taken its place: it leaves after its request."""
 
@@ -110,6 +112,9 @@ class ThreadedWorker(GatewayWorker):
         while not self.retiring:
             self._turn(_TURN)
         while self._is_needed():
+            for seat in self._seats:
+                if exchange := seat.exchange:
+                    exchange.part()
             self._poller.ring()
             self._turn(_LAST_TURNS)
         self.flush_access()
@@ -293,11 +298,12 @@ class ThreadedWorker(GatewayWorker):
         environ["arbiter.io_bound"] = seat.io_bound
         cpu = self.prepare_access(request, environ)
         persistent = self._keepalive > 0 and not self.retiring
-        exchange = Exchange(request, client.http, client, self.log, persistent=persistent)
+        exchange = seat.exchange = Exchange(request, client.http, client, self.log, persistent=persistent)
         if not self._limit:
             exchange.run(self.app, environ)
         elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):
             exchange.persistent, exchange.reset = False, True
+        seat.exchange = None
         late = client.late
         row.end(exchange.status, client.sent + late)
         self.count_request()

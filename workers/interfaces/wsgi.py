@@ -58,6 +58,7 @@ class Exchange:
         "_framing",
         "_left",
         "_log",
+        "_parting",
         "_status_line",
         "_transport",
         "headers",
@@ -80,6 +81,7 @@ class Exchange:
         self._left = 0  # bytes of body still to send, under LENGTH
         self._begun = False  # some of the response may be on its way
         self._done = False  # all of it is
+        self._parting = False  # the connection ends with this response, if that is not too late to say
         self.status = 0
         """What was answered; 499 (nginx's number) if the client went before there was an answer."""
         self.headers: list[tuple[str, str]] = []
@@ -115,6 +117,10 @@ class Exchange:
         if self._body is not None:
             self._body.end()
             self.persistent = self.persistent and self._connection.body_ended
+
+    def part(self) -> None:
+        """The connection is to end with this response; of no effect once its head has been made. For any thread."""
+        self._parting = True
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -169,7 +175,8 @@ class Exchange:
                 raise self._body.failure  # swallowed by the application, which knows a part of the body only
             self._body.answered()
         request = self.request
-        head = build(request, self.status, self._status_line, self._fields, known=known, persistent=self.persistent)
+        persistent = self.persistent and not self._parting
+        head = build(request, self.status, self._status_line, self._fields, known=known, persistent=persistent)
         if known >= 0 and head.framing is _LENGTH and known != head.length:
             raise BadResponseError(f"the Content-Length is {head.length}, the body has {known} bytes")
         self._framing = head.framing
