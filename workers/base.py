@@ -22,11 +22,13 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from http import HTTPStatus
+from math import inf
 from signal import Signals
 from typing import TYPE_CHECKING, Any, Final
 
 import setproctitle
 
+from arbiter.workers import portal
 from arbiter.workers.app import BootError, is_asgi, load
 from arbiter.workers.contract import (
     DUMP_SIGNAL,
@@ -80,6 +82,8 @@ class Worker(ABC):
         """Whether nobody comes after it: when `retiring`, it first takes all that waits in the backlog."""
         self.draining = False
         """Whether the service is about to stop: health checks say no, all else is as before."""
+        self.retired_at = inf
+        """When it was told to go, in monotonic seconds."""
         self._interrupted = False
         self._orphan = False
         self._decoder = Decoder()
@@ -196,16 +200,20 @@ class Worker(ABC):
         for message in self._decoder.feed(data):
             match message:
                 case Retire(last):
-                    self.retiring = True
+                    self._retire()
                     self.last = self.last or last
                 case Drain():
                     self.draining = True
                 case ReopenLogs():
                     reopen(self.order)
 
+    def _retire(self) -> None:
+        self.retiring = True
+        self.retired_at = min(self.retired_at, time.monotonic())
+
     def _on_term(self, _signum: int, _frame: FrameType | None) -> None:
         if not self.retiring:
-            self.retiring = True
+            self._retire()
             self.say(Retiring("SIGTERM was sent to the worker itself"))
 
     def _on_interrupt(self, signum: int, _frame: FrameType | None) -> None:
@@ -225,7 +233,8 @@ class Worker(ABC):
         if self._orphan:
             return  # poll and SIGIO both tell; the second may come in the middle of the first
         self._orphan = True
-        self.retiring, self.last = True, False
+        self._retire()
+        self.last = False
         for listener in self.listeners:
             listener.close()  # at once: whoever is started in the supervisor's place wants the address
         for descriptor in (self.order.lifeline, self.order.channel.fileno()):
@@ -245,17 +254,20 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     """A worker's whole life with the application that `application` gives. Returns the exit status."""
     settle_in(order, f"worker {order.id.slot}")
     os.environ[ID_VARIABLE] = str(order.id.slot)
+    portal.furnish(factory=None, log=order.log)
     try:
         app = application(order)
         worker = worker_class(order)(order, app)
         _warm_up(worker)
         worker.start()
         worker.serve()
+        # Half of the grace, as for streams: what is cancelled needs time to end, and who retires us kills at its end.
+        portal.outlast(max(0.0, worker.retired_at + order.settings.graceful_timeout / 2 - time.monotonic()))
     except BootError as error:
         order.channel.sendall(encode(error.failed))
         return error.failed.code
     except Interrupted:
-        pass
+        portal.outlast(0.0)
     _run_exit_functions(order)
     return Exit.OK
 

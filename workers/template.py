@@ -19,6 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers import portal
 from arbiter.workers.app import BootError
 from arbiter.workers.base import live, load_application, reopen, settle_in
 from arbiter.workers.contract import MAX_MESSAGE, Born, Decoder, Exit, NotBorn, Ready, ReopenLogs, Spawn, encode
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 OWN_DESCRIPTORS: Final = 3
 """How many descriptors come with an order: the worker's channel, its dump pipe, its lifeline."""
+
+_NO_PORTAL: Final = (
+    "arbiter.portal can't be used while the application is loaded with --preload: the loop's thread would stay behind when the "
+    "workers are forked. Use it on first use, in the worker; or do without --preload."
+)
 
 
 def run(order: TemplateOrder) -> int:
@@ -39,6 +45,7 @@ def run(order: TemplateOrder) -> int:
     settle_in(order, "template")
     began = time.monotonic()
     inherited = _sockets()
+    portal.refuse(_NO_PORTAL)
     try:
         app = load_application(order)
     except BootError as error:
@@ -55,6 +62,7 @@ def run(order: TemplateOrder) -> int:
     def loaded(_order: Order) -> Any:
         return app
 
+    portal.refuse("")
     return live(worker, loaded)
 
 

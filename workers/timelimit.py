@@ -1,8 +1,9 @@
 """An end to requests that take too long: an exception, raised from outside in the thread that is in the application.
 
 Only Python code can be interrupted so: a thread that waits in C (a query, a lock) raises when it comes back, and one that
-never does is lost. The interpreter raises at any byte code after `PyThreadState_SetAsyncExc`, so also after the application
-has returned; therefore `run` takes an exception that came too late for itself, and lets none out but what it was given for.
+never does is lost. A wait for the portal is in C too, but ours: it is ended, and the thread comes back. The interpreter raises
+at any byte code after `PyThreadState_SetAsyncExc`, so also after the application has returned; therefore `run` takes an
+exception that came too late for itself, and lets none out but what it was given for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from arbiter.workers import portal
 from arbiter.workers.interfaces.wsgi import OverrunError
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class TimeLimit:
             self._until, self._cancelled = 0.0, now
             stack = _stack(self._thread)
             _raise_in(self._thread, OverrunError)
+            portal.interrupt(self._thread)  # if it waits there it is in C, and may be woken
         return stack
 
     def is_lost(self, now: float) -> bool:
