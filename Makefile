@@ -35,6 +35,7 @@ check: .venv/.test
 
 docs: .venv/.test
 	$(BIN)/python -m arbiter.config.render > docs/settings.md
+	$(BIN)/python -m arbiter.config.render schema > docs/arbiter.schema.json
 	$(BIN)/python -m benchmarks.report
 
 # The figures of a whole run become docs/performance.md by `make docs`.

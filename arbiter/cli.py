@@ -39,16 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     match resolved.action:
         case Action.HELP:
-            from arbiter.config.render import help_text
+            from arbiter.config.render import help_entry, help_text
 
-            print(help_text(), end="")
+            print(help_entry(resolved.about) if resolved.about else help_text(), end="")
         case Action.VERSION:
             print(f"arbiter {__version__}")
         case Action.PRINT:
-            from arbiter.config.render import config_text
+            from arbiter.config.render import CONFIG_FORMATS
 
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a real stdout is a TextIOWrapper
-            print(config_text(resolved), end="")
+            print(CONFIG_FORMATS[resolved.about](resolved), end="")
+        case Action.SCHEMA:
+            from arbiter.config.render import schema_text
+
+            print(schema_text(), end="")
+        case Action.COMPLETION:
+            from arbiter.config.completion import SCRIPTS
+
+            print(SCRIPTS[resolved.about](), end="")
         case Action.CHECK:
             for warning in resolved.warnings:
                 print(f"arbiter: {warning}", file=sys.stderr)

@@ -25,9 +25,15 @@ class Action(Enum):
 
     HELP = "help"
     VERSION = "version"
+    SCHEMA = "schema"
+    COMPLETION = "completion"
     CHECK = "check"
     PRINT = "print"
     RUN = "run"
+
+
+TALKS_ONLY = (Action.HELP, Action.VERSION, Action.SCHEMA, Action.COMPLETION)
+"""Actions that are about Arbiter itself: no configuration is read for them."""
 
 
 class Option(NamedTuple):
@@ -36,16 +42,32 @@ class Option(NamedTuple):
     flags: tuple[str, ...]
     metavar: str
     doc: str
+    arguments: dict[str, Any]
+    """Of `argparse.ArgumentParser.add_argument`."""
 
 
-# Gunicorn's flags, all of them.
-CONFIG_OPTION = Option(("-c", "--config"), "FILE", "Read this file: TOML or Python")
+FORMATS = ("text", "toml", "json")
+SHELLS = ("bash", "zsh", "fish")
+
+CONFIG_OPTION = Option(("-c", "--config"), "FILE", "Read this file: TOML or Python", {})
+FORMAT_OPTION = Option(("--format",), "|".join(FORMATS), "The form of --print-config [text]", {"choices": FORMATS})
 ACTION_OPTIONS = {
-    Action.CHECK: Option(("--check-config",), "", "Check the configuration, then exit"),
-    Action.PRINT: Option(("--print-config",), "", "Print every setting and where it came from, then exit"),
-    Action.VERSION: Option(("-v", "--version"), "", "Print the version, then exit"),
-    Action.HELP: Option(("-h", "--help"), "", "Print this, then exit"),
+    Action.CHECK: Option(("--check-config",), "", "Check the configuration, then exit", {"action": "store_true"}),
+    Action.PRINT: Option(
+        ("--print-config",), "", "Print every setting and where it came from, then exit", {"action": "store_true"}
+    ),
+    Action.SCHEMA: Option(
+        ("--print-schema",), "", "Print the JSON schema of arbiter.toml, for editors, then exit", {"action": "store_true"}
+    ),
+    Action.COMPLETION: Option(
+        ("--completion",), "|".join(SHELLS), "Print what completes this command in a shell, then exit", {"choices": SHELLS}
+    ),
+    Action.VERSION: Option(("-v", "--version"), "", "Print the version, then exit", {"action": "store_true"}),
+    Action.HELP: Option(
+        ("-h", "--help"), "[SETTING]", "Print this, or all about one setting, then exit", {"nargs": "?", "const": ""}
+    ),
 }
+OPTIONS = (CONFIG_OPTION, FORMAT_OPTION, *ACTION_OPTIONS.values())
 
 _ARGUMENTS: dict[Takes, dict[str, Any]] = {
     Takes.NONE: {"action": "store_const", "const": "true"},
@@ -58,6 +80,8 @@ class CommandLine(NamedTuple):
     """What a command line says."""
 
     action: Action
+    about: str
+    """What the action is about: the setting of HELP (empty: all), the format of PRINT, the shell of COMPLETION."""
     config: str | None
     raws: list[Raw]
     problems: list[Problem]
@@ -83,7 +107,7 @@ def read(argv: Sequence[str], variable: str = "") -> CommandLine:
         found, rest = make_parser(SETTINGS.values()).parse_known_args(argv)
     except _Misuse as misuse:
         problem = Problem("cannot read the options", whole, f"{misuse}. See arbiter --help.")
-        return CommandLine(Action.RUN, None, [], [problem])
+        return CommandLine(Action.RUN, "", None, [], [problem])
     given = vars(found)
     raws = []
     for row in SETTINGS.values():
@@ -97,7 +121,21 @@ def read(argv: Sequence[str], variable: str = "") -> CommandLine:
         problems = [Problem(f"unknown option '{flag}'", whole, _advice(flag)) for flag in unknown]
     else:
         problems = [Problem(f"unexpected argument '{word}'", whole, "one application is served.") for word in rest]
-    return CommandLine(action, given.get("config"), raws, problems)
+    if "format" in given and action is not Action.PRINT:
+        problems.append(Problem("nothing to be formatted", whole, "--format goes with --print-config."))
+    about = str(given.get("format", FORMATS[0]) if action is Action.PRINT else given.get(action.name, ""))
+    if action in TALKS_ONLY:
+        is_unknown = action is Action.HELP and bool(about) and setting_called(about) is None
+        problems = [Problem(f"no setting '{about}'", whole, _advice(about))] if is_unknown else []
+    return CommandLine(action, about, given.get("config"), raws, problems)
+
+
+def setting_called(name: str) -> Setting | None:
+    """The setting of that name, or with that flag, with or without its dashes."""
+    for row in SETTINGS.values():
+        if name == row.name or name in row.flags or f"--{name}" in row.flags:
+            return row
+    return None
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -117,9 +155,10 @@ def make_parser(rows: Iterable[Setting]) -> argparse.ArgumentParser:
         formatter_class=_formatter,
     )
     parser.add_argument("wsgi_app", nargs="?")
-    parser.add_argument(*CONFIG_OPTION.flags, dest="config")
+    parser.add_argument(*CONFIG_OPTION.flags, dest="config", **CONFIG_OPTION.arguments)
+    parser.add_argument(*FORMAT_OPTION.flags, dest="format", **FORMAT_OPTION.arguments)
     for action, option in ACTION_OPTIONS.items():
-        parser.add_argument(*option.flags, dest=action.name, action="store_true")
+        parser.add_argument(*option.flags, dest=action.name, **option.arguments)
     for row in rows:
         if row.flags:
             parser.add_argument(*row.flags, dest=row.name, **_ARGUMENTS[row.kind.takes])
@@ -128,7 +167,9 @@ def make_parser(rows: Iterable[Setting]) -> argparse.ArgumentParser:
 
 def _advice(flag: str) -> str:
     """What to do about a flag that is not ours."""
-    known = [flag for option in (CONFIG_OPTION, *ACTION_OPTIONS.values()) for flag in option.flags]
+    if near := nearest(flag, SETTINGS) if not flag.startswith("-") else None:
+        return f"did you mean '{near}'?"
+    known = [flag for option in OPTIONS for flag in option.flags]
     known += [flag for row in SETTINGS.values() for flag in row.flags]
     if near := nearest(flag, [word for word in known if word.startswith("--")]):
         return f"did you mean '{near}'?"

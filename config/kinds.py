@@ -16,10 +16,11 @@ import os.path
 import re
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Plain = str | int | float | bool | list[str]  # what TOML and JSON can hold of a setting
+Schema = dict[str, Any]  # a JSON Schema
 
 
 class Refused(ValueError):  # noqa: N818 - a fact about a value, not a fault of the program
@@ -56,6 +57,10 @@ class Kind(ABC, Generic[T]):
     def render(self, value: T) -> Plain:
         """The plainest value that `parse` reads back as `value`."""
 
+    def schema(self) -> Schema:
+        """What a TOML file may hold, as JSON Schema (2020-12); it may let pass what `parse` refuses, never the reverse."""
+        return {"type": "string"}
+
     def anchored(self, value: T, directory: str) -> T:
         """The same value with relative paths placed in `directory`."""
         del directory
@@ -89,6 +94,10 @@ class Boolean(Kind[bool]):
             raise self.refused()
         return value
 
+    def schema(self) -> Schema:
+        """A boolean; its words in text are for the environment."""
+        return {"type": ["boolean", "string"]}
+
     def render(self, value: bool) -> Plain:
         """Itself."""
         return value
@@ -113,6 +122,11 @@ class Whole(Kind[int]):
             raise self.refused()
         return value
 
+    def schema(self) -> Schema:
+        """A number within the bounds, or text."""
+        bounds = {"minimum": self.minimum} | ({} if self.maximum is None else {"maximum": self.maximum})
+        return {"type": ["integer", "string"], **bounds}
+
     def render(self, value: int) -> Plain:
         """Itself."""
         return value
@@ -136,6 +150,10 @@ class Count(Kind[int]):
         if value < 1:
             raise self.refused(f"{value} is below 1")
         return value
+
+    def schema(self) -> Schema:
+        """A number, or "auto"."""
+        return {"type": ["integer", "string"], "minimum": 1, "examples": ["auto", 4]}
 
     def render(self, value: int) -> Plain:
         """The number, or "auto"."""
@@ -171,6 +189,10 @@ class Duration(Kind[float]):
             raise self.refused()
         return float(seconds)
 
+    def schema(self) -> Schema:
+        """A number of seconds, or text with a unit."""
+        return {"type": ["number", "string"], "minimum": self.minimum, "maximum": self.MAXIMUM, "examples": [self.example]}
+
     def render(self, value: float) -> Plain:
         """Seconds with their unit, without a fraction where there is none: "30s", "0.5s"."""
         return f"{int(value) if value.is_integer() else value}s"
@@ -205,6 +227,10 @@ class Size(Kind[int]):
             raise self.refused()
         return value
 
+    def schema(self) -> Schema:
+        """A number of bytes, or text with a unit."""
+        return {"type": ["integer", "string"], "minimum": 0, "maximum": self.MAXIMUM, "examples": [self.example]}
+
     def render(self, value: int) -> Plain:
         """Bytes."""
         return value
@@ -230,6 +256,10 @@ class Mode(Kind[int]):
             raise self.refused()
         return value
 
+    def schema(self) -> Schema:
+        """Octal text, or a number."""
+        return {"type": ["string", "integer"], "minimum": 0, "maximum": self.MAXIMUM, "examples": [self.example]}
+
     def render(self, value: int) -> Plain:
         """Octal text, such as "0o022"."""
         return f"0o{value:03o}"
@@ -250,6 +280,10 @@ class Choice(Kind[str]):
         if word not in self.words:
             raise self.refused()
         return word
+
+    def schema(self) -> Schema:
+        """The words."""
+        return {"enum": list(self.words)}
 
     def render(self, value: str) -> Plain:
         """Itself."""
@@ -341,6 +375,10 @@ class Nullable(Kind[T | None]):
     def render(self, value: T | None) -> Plain:
         """The value, or ""."""
         return "" if value is None else self._kind.render(value)
+
+    def schema(self) -> Schema:
+        """The kind's own, or empty text."""
+        return {"anyOf": [self._kind.schema(), {"const": ""}]}
 
     def anchored(self, value: T | None, directory: str) -> T | None:
         """The value with its paths absolute, or None."""

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from arbiter.config.addresses import Address, parse_address
-from arbiter.config.kinds import Kind, Path, Plain, Refused, Takes
+from arbiter.config.kinds import Kind, Path, Plain, Refused, Schema, Takes
 
 
 class Addresses(Kind[tuple[Address, ...]]):
@@ -38,6 +38,10 @@ class Addresses(Kind[tuple[Address, ...]]):
         """Their canonical forms."""
         return [str(address) for address in value]
 
+    def schema(self) -> Schema:
+        """One, or a list."""
+        return _one_or_many({"type": ["string", "integer"]})
+
     def anchored(self, value: tuple[Address, ...], directory: str) -> tuple[Address, ...]:
         """The addresses, their socket files absolute."""
         return tuple(address.anchored(directory) for address in value)
@@ -61,6 +65,10 @@ class Paths(Kind[tuple[str, ...]]):
             return tuple(self._path.parse(item) for item in _items(raw, separator=","))
         except Refused:
             raise self.refused() from None
+
+    def schema(self) -> Schema:
+        """One, or a list."""
+        return _one_or_many({"type": "string"})
 
     def render(self, value: tuple[str, ...]) -> Plain:
         """A list."""
@@ -111,6 +119,10 @@ class Targets(Kind[tuple[str, ...]]):
             raise self.refused()
         return items
 
+    def schema(self) -> Schema:
+        """One, or a list."""
+        return _one_or_many({"type": "string"})
+
     def render(self, value: tuple[str, ...]) -> Plain:
         """A list."""
         return list(value)
@@ -150,6 +162,10 @@ class Skips(Kind[tuple[Skip, ...]]):
         status = match["status"] or ""
         first, last = (int(status.replace("x", digit)) for digit in "09") if status else (100, 599)
         return Skip(first, last, match["path"] or "", bool(match["star"]))
+
+    def schema(self) -> Schema:
+        """One, or a list."""
+        return _one_or_many({"type": "string"})
 
     def render(self, value: tuple[Skip, ...]) -> Plain:
         """The items, in one way of writing them."""
@@ -201,6 +217,10 @@ class EnvPairs(Kind[tuple[tuple[str, str], ...]]):
     def _once(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         return tuple(dict(pairs).items())
 
+    def schema(self) -> Schema:
+        """A list of pairs, or a table."""
+        return {"anyOf": [_one_or_many({"type": "string"}), {"type": "object", "additionalProperties": {"type": "string"}}]}
+
     def render(self, value: tuple[tuple[str, str], ...]) -> Plain:
         """A list of "NAME=value"."""
         return [f"{name}={text}" for name, text in value]
@@ -211,6 +231,10 @@ class EnvPairs(Kind[tuple[tuple[str, str], ...]]):
 
     def _mask(self, name: str, text: str) -> str:
         return self.MASK if re.search(self._WITHIN_NAME, name) else re.sub(self._URL_LOGIN, rf"\1:{self.MASK}@", text)
+
+
+def _one_or_many(item: Schema) -> Schema:
+    return {"anyOf": [item, {"type": "array", "items": item}]}
 
 
 def _items(raw: object, separator: str) -> list[object]:

@@ -1,21 +1,26 @@
-"""The table as text: `--help`, `--print-config`, and docs/settings.md. Pure: text goes out, nobody prints.
+"""The table as text: `--help`, `--print-config`, the JSON schema, and docs/settings.md. Pure: nobody prints.
 
-docs/settings.md is written with `python -m arbiter.config.render > docs/settings.md`; a test fails when it is stale.
+docs/settings.md is written with `python -m arbiter.config.render > docs/settings.md`, docs/arbiter.schema.json with
+`python -m arbiter.config.render schema > docs/arbiter.schema.json`; a test fails when one of them is stale.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from arbiter.config.argv import ACTION_OPTIONS, CONFIG_OPTION
+from arbiter.config.argv import OPTIONS, setting_called
+from arbiter.config.provenance import Source
 from arbiter.config.schema import SECTIONS, SETTINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from arbiter.config.kinds import Plain
     from arbiter.config.resolve import Resolved
     from arbiter.config.schema import Setting
 
 USAGE = "usage: arbiter [OPTIONS] [MODULE:ATTR]"
+HELP_WIDTH = 100  # of the running text of `--help NAME`
 HELP_COLUMN = 34  # where the explanations begin: wider than most flags, and they still end before column 120
 
 _DOCS_HEAD = """\
@@ -62,6 +67,33 @@ def config_text(resolved: Resolved) -> str:
     return "".join(f"{text:{width}}  # {origin}\n" for text, origin in lines)
 
 
+def config_toml(resolved: Resolved) -> str:
+    """`--print-config --format toml`: a file that means the same; what is at its default is a comment in it."""
+    lines = {line.name: line for line in config_lines(resolved)}
+    parts = []
+    for section in SECTIONS:
+        parts.append(f"# {section}\n\n")
+        for name, row in SETTINGS.items():
+            if row.section == section:
+                line = lines[name]
+                hidden = "# " if resolved.origins[name].source is Source.DEFAULT else ""
+                parts.append(f"{hidden}{name} = {literal(line.value)}  # {line.origin}\n")
+        parts.append("\n")
+    return "".join(parts)[:-1]
+
+
+def config_json(resolved: Resolved) -> str:
+    """`--print-config --format json`: for programs. Durations are text with a unit, sizes are bytes."""
+    import json
+
+    settings = {line.name: {"value": line.value, "origin": line.origin} for line in config_lines(resolved)}
+    whole = {"file": resolved.file, "warnings": list(resolved.warnings), "settings": settings}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+CONFIG_FORMATS: Mapping[str, Callable[[Resolved], str]] = {"text": config_text, "toml": config_toml, "json": config_json}
+
+
 def literal(value: Plain) -> str:
     """A value as TOML writes it, which for these types is as JSON does, but for DEL."""
     import json
@@ -87,8 +119,8 @@ def help_text() -> str:
         parts += ["", f"{section}:"]
         parts += [_help_line(row.flags, row.kind.metavar, f"{row.summary} [{default_text(row)}]") for row in rows]
     parts += ["", "Commands:"]
-    parts += [_help_line(*option) for option in (CONFIG_OPTION, *ACTION_OPTIONS.values())]
-    parts += ["", "Every setting in full: docs/settings.md. SIGHUP reloads, SIGTERM stops."]
+    parts += [_help_line(option.flags, option.metavar, option.doc) for option in OPTIONS]
+    parts += ["", "All about one setting: arbiter --help NAME. SIGHUP reloads, SIGTERM stops."]
     return "\n".join(parts) + "\n"
 
 
@@ -98,6 +130,40 @@ def _help_line(flags: tuple[str, ...], metavar: str, doc: str) -> str:
     left = f"  {short + ',' if short else '':3} {long} {metavar}".rstrip()
     gap = "\n" + " " * HELP_COLUMN if len(left) > HELP_COLUMN - 2 else " " * (HELP_COLUMN - len(left))
     return left + gap + doc
+
+
+def help_entry(name: str) -> str:
+    """`--help NAME`: all that the documentation says of a setting, as plain text.
+
+    Raises:
+        LookupError: there is no such setting.
+    """
+    import textwrap
+
+    row = setting_called(name)
+    if row is None:
+        raise LookupError(name)
+    doc = textwrap.fill(row.doc.replace("`", ""), HELP_WIDTH)
+    return f"{row.name}\n\n{doc}\n\n" + "".join(f"  {fact.replace('`', '')}\n" for fact in _facts(row))
+
+
+def schema_text() -> str:
+    """`--print-schema`: the JSON Schema of arbiter.toml, by which editors complete and check it."""
+    import json
+
+    properties = {
+        name: {"description": row.doc, "default": row.kind.render(row.default), **row.kind.schema()}
+        for name, row in SETTINGS.items()
+    }
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "arbiter.toml",
+        "description": "The configuration of Arbiter. See docs/settings.md.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
 def docs_text() -> str:
@@ -110,15 +176,18 @@ def docs_text() -> str:
 
 
 def _docs_entry(row: Setting) -> str:
+    return f"### {row.name}\n\n{row.doc}\n\n" + "".join(f"* {fact}\n" for fact in _facts(row))
+
+
+def _facts(row: Setting) -> list[str]:
     variables = [row.variable, *(name for name, _ in row.environment)]
-    facts = [
+    return [
         f"default: {'' if row.default_text else '`'}{default_text(row)}{'' if row.default_text else '`'}",
         f"takes: {row.kind.expected}; like `{row.kind.example}`",
         *([f"flag: {_code(row.flags)}"] if row.flags else []),
         f"environment: {_code(variables)}",
         f"applies: {row.applies}",
     ]
-    return f"### {row.name}\n\n{row.doc}\n\n" + "".join(f"* {fact}\n" for fact in facts)
 
 
 def _code(words: tuple[str, ...] | list[str]) -> str:
@@ -128,4 +197,4 @@ def _code(words: tuple[str, ...] | list[str]) -> str:
 if __name__ == "__main__":
     import sys
 
-    sys.stdout.write(docs_text())
+    sys.stdout.write(schema_text() if "schema" in sys.argv[1:] else docs_text())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from arbiter.config.argv import Action
+from arbiter.config.argv import TALKS_ONLY, Action
 from arbiter.config.cores import usable_cores_here
 from arbiter.config.kinds import Count, Refused
 from arbiter.config.provenance import DEFAULT, ConfigError, Origin, Problem
@@ -36,13 +36,14 @@ MAX_SHOWN = 80  # characters of a wrong value in a message: enough to find it ag
 class Resolved:
     """The settings, where each came from, and what was asked for.
 
-    `file` is the absolute path of the configuration file, None when there is none. `warnings` are lines for the log.
-    `argv`, `environ` and `cwd` are what was given, for `again`.
+    `about` is what the action is about (`argv.CommandLine`). `file` is the absolute path of the configuration file, None
+    when there is none. `warnings` are lines for the log. `argv`, `environ` and `cwd` are what was given, for `again`.
     """
 
     settings: Settings
     origins: Mapping[str, Origin]
     action: Action
+    about: str
     warnings: tuple[str, ...]
     file: str | None
     argv: tuple[str, ...]
@@ -84,7 +85,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Resolv
         cwd: an absolute path: configuration files and relative paths are looked for here.
 
     Returns:
-        For the actions HELP and VERSION the defaults, with nothing read.
+        For the actions of `argv.TALKS_ONLY` the defaults, with nothing read.
 
     Raises:
         ConfigError: with every problem that was found.
@@ -110,7 +111,7 @@ def _resolve(argv: tuple[str, ...], environ: Mapping[str, str], cwd: str, expect
         except Refused as refused:
             problems.append(Problem(_shown(raw), raw.origin, str(refused)))
 
-    if found.action not in (Action.HELP, Action.VERSION):
+    if found.action not in TALKS_ONLY:
         _anchor(values, cwd)
         if values["workers"] == Count.AUTO:
             values["workers"], origins["workers"] = _automatic(origins["workers"], usable_cores_here())
@@ -124,6 +125,7 @@ def _resolve(argv: tuple[str, ...], environ: Mapping[str, str], cwd: str, expect
         settings=Settings(**values),
         origins=MappingProxyType(origins),
         action=found.action,
+        about=found.about,
         warnings=tuple(found.warnings),
         file=found.file,
         argv=argv,

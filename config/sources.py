@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from arbiter.config import argv as command_line
-from arbiter.config.argv import Action
+from arbiter.config.argv import TALKS_ONLY, Action
 from arbiter.config.names import GUNICORN, UNSUPPORTED, nearest
 from arbiter.config.provenance import Origin, Problem, Raw, Source
 from arbiter.config.schema import SETTINGS
@@ -43,6 +43,7 @@ class Gathered:
 
     def __init__(self) -> None:
         self.action = Action.RUN
+        self.about = ""
         self.file: str | None = None
         self.raws: list[Raw] = []
         self.problems: list[Problem] = []
@@ -50,11 +51,13 @@ class Gathered:
 
 
 def gather(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Gathered:
-    """What the command line, the environment and the configuration file say; for help and version, nothing is read."""
+    """What the command line, the environment and the configuration file say; nothing is read for `argv.TALKS_ONLY`."""
     found = Gathered()
     typed = command_line.read(argv)
     found.action = typed.action
-    if typed.action in (Action.HELP, Action.VERSION):
+    found.about = typed.about
+    if typed.action in TALKS_ONLY:
+        found.problems += typed.problems
         return found
     in_variable = _environment(environ, found)
     location = typed.config or in_variable or environ.get(CONFIG)
@@ -87,7 +90,7 @@ def _environment(environ: Mapping[str, str], found: Gathered) -> str | None:
             found.raws += said.raws
             found.problems += said.problems
             if found.action is Action.RUN:
-                found.action = said.action
+                found.action, found.about = said.action, said.about
     for row in SETTINGS.values():
         if value := environ.get(row.variable):
             found.raws.append(Raw(row.name, value, Origin(Source.ENVIRONMENT, f"env {row.variable}")))
