@@ -107,7 +107,19 @@ def test_cancelling_a_future_cancels_its_task() -> None:
     assert ended.wait(PATIENCE)
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
-    assert submit(give(1)).cancel()  # before it began
+
+
+def test_a_task_that_has_not_begun_can_be_cancelled() -> None:
+    held, may_go_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        may_go_on.wait(PATIENCE)  # nothing else begins meanwhile
+
+    submit(hold())
+    assert held.wait(PATIENCE)
+    assert submit(give(1)).cancel()
+    may_go_on.set()
 
 
 def test_a_task_that_cancels_itself_is_a_cancelled_future(log: Journal) -> None:
