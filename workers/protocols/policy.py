@@ -24,7 +24,7 @@ CHUNKED: Final = -1
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
     """A request that is not let through; the connection ends after the answer.
 
-    `status` is 400, 408, 413, 414, 417, 431, 501 or 505; `reason` is one sentence without a word of the client's.
+    `status` is 400, 405, 408, 413, 414, 417, 426, 431, 501 or 505; `reason` is one sentence without a word of the client's.
     """
 
     def __init__(self, status: int, reason: str) -> None:

@@ -123,11 +123,24 @@ def build(request: Request, code: int, status_line: bytes, fields: Fields, *, kn
         length = 0
     if persistent is not http11:
         end = (b"Connection: keep-alive\r\n" if persistent else b"Connection: close\r\n") + end
+    return Head(status_line + _stamp_for(fields) + block + end, framing, length, persistent)
+
+
+def _stamp_for(fields: Fields) -> bytes:
     if fields.dated or fields.named:
-        stamp = (b"" if fields.dated else _stamp.date()) + (b"" if fields.named else _SERVER)
-    else:
-        stamp = _stamp.both()
-    return Head(status_line + stamp + block + end, framing, length, persistent)
+        return (b"" if fields.dated else _stamp.date()) + (b"" if fields.named else _SERVER)
+    return _stamp.both()
+
+
+def switch(own: bytes, fields: Fields) -> bytes:
+    """The head that ends HTTP/1.1 on this connection: RFC 9110 section 15.2.2.
+
+    Args:
+        own: field lines of the server's, with their line ends: Upgrade, Connection, and what the new protocol needs.
+        fields: the application's.
+    """
+    block = _without_length(fields.block) if fields.length >= 0 else fields.block  # no 1xx has one: section 8.6
+    return b"HTTP/1.1 101 Switching Protocols\r\n" + own + _stamp_for(fields) + block + b"\r\n"
 
 
 def _without_length(block: bytes) -> bytes:
@@ -138,10 +151,12 @@ def _without_length(block: bytes) -> bytes:
 # RFC 9110 section 15 and RFC 6585; the standard library's table has other words in each of its versions.
 _PHRASES: Final = {
     400: "Bad Request",
+    405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
     417: "Expectation Failed",
+    426: "Upgrade Required",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -156,15 +171,16 @@ def refuse(refusal: Refusal, *, head: bool = False) -> bytes:
     return error(refusal.status, refusal.reason, head=head)
 
 
-def error(status: int, reason: str, *, head: bool = False) -> bytes:
+def error(status: int, reason: str, *, head: bool = False, extra: bytes = b"") -> bytes:
     """A whole response of our own, in plain text; the connection closes after it.
 
     Args:
         status: one of `_PHRASES`.
         reason: one sentence, ASCII.
         head: the request was a HEAD: without the body.
+        extra: more field lines, with their line ends.
     """
     title = f"{status} {_PHRASES[status]}"
     body = f"{title}\n{reason}\n".encode()
     lines = b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
-    return b"HTTP/1.1 %b\r\n%b%b%b" % (title.encode(), _stamp.both(), lines, b"" if head else body)
+    return b"HTTP/1.1 %b\r\n%b%b%b%b" % (title.encode(), _stamp.both(), extra, lines, b"" if head else body)
