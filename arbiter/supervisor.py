@@ -26,7 +26,7 @@ from arbiter.pidfile import PidFile
 from arbiter.signals import Command
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
-from arbiter.workers.contract import Drain, ReopenLogs, Retire
+from arbiter.workers.contract import KINDS, Drain, ReopenLogs, Retire
 
 if TYPE_CHECKING:
     from arbiter.config.resolve import Resolved
@@ -362,10 +362,16 @@ def _clock() -> str:
 
 
 def _kind(settings: Settings) -> str:
-    """The kind of worker that `worker_class` names or, by `auto`, leaves to us (`contract.KINDS`)."""
-    if settings.worker_class == "auto":
+    """The kind of worker that `worker_class` names or, by `auto`, leaves to us (`contract.KINDS`).
+
+    Raises:
+        StartError: there is no such kind.
+    """
+    if settings.worker_class in ("auto", "sync"):
         return "threaded" if settings.threads > 1 else "sync"
-    return "threaded" if settings.worker_class == "gthread" else settings.worker_class
+    if settings.worker_class not in KINDS:
+        raise StartError(f"worker_class = {settings.worker_class}: this version has {', '.join(KINDS)}. Choose one of these.")
+    return settings.worker_class
 
 
 def serve(resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> int:

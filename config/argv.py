@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from arbiter.config.kinds import Takes
-from arbiter.config.names import GUNICORN, UNSUPPORTED, nearest
+from arbiter.config.names import ALIASES, GUNICORN, NOTES, UNSUPPORTED, nearest
 from arbiter.config.provenance import Origin, Problem, Raw, Source
 from arbiter.config.schema import SETTINGS
 
@@ -70,7 +70,7 @@ ACTION_OPTIONS = {
 OPTIONS = (CONFIG_OPTION, FORMAT_OPTION, *ACTION_OPTIONS.values())
 
 _ARGUMENTS: dict[Takes, dict[str, Any]] = {
-    Takes.NONE: {"action": "store_const", "const": "true"},
+    Takes.NONE: {"action": "store_const"},
     Takes.ONE: {},
     Takes.MANY: {"action": "append"},
 }
@@ -84,6 +84,8 @@ class CommandLine(NamedTuple):
     """What the action is about: the setting of HELP (empty: all), the format of PRINT, the shell of COMPLETION."""
     config: str | None
     raws: list[Raw]
+    noted: list[Raw]
+    """What Gunicorn has a setting for that means nothing here (`names.NOTES`)."""
     problems: list[Problem]
 
 
@@ -107,13 +109,17 @@ def read(argv: Sequence[str], variable: str = "") -> CommandLine:
         found, rest = make_parser(SETTINGS.values()).parse_known_args(argv)
     except _Misuse as misuse:
         problem = Problem("cannot read the options", whole, f"{misuse}. See arbiter --help.")
-        return CommandLine(Action.RUN, "", None, [], [problem])
+        return CommandLine(Action.RUN, "", None, [], [], [problem])
     given = vars(found)
-    raws = []
-    for row in SETTINGS.values():
-        if row.name in given:
-            at = Origin(source, f"{whole} {row.flag}" if variable else row.flag) if row.flags else whole
-            raws.append(Raw(row.name, given[row.name], at))
+
+    def at(flag: str) -> Origin:
+        return Origin(source, f"{whole} {flag}" if variable else flag)
+
+    raws = [Raw(alias.name, alias.value(given[name]), at(alias.flags[-1])) for name, alias in ALIASES.items() if name in given]
+    raws += [
+        Raw(row.name, given[row.name], at(row.flag) if row.flags else whole) for row in SETTINGS.values() if row.name in given
+    ]
+    noted = [Raw(name, given[name], at(note.flags[-1])) for name, note in NOTES.items() if note.flags and name in given]
     action = next((action for action in Action if action.name in given), Action.RUN)
     unknown = [word.partition("=")[0] for word in rest if word.startswith("-") and len(word) > 1]
     if unknown:  # the words without a dash are as likely their values as an application: neither is judged
@@ -127,7 +133,7 @@ def read(argv: Sequence[str], variable: str = "") -> CommandLine:
     if action in TALKS_ONLY:
         is_unknown = action is Action.HELP and bool(about) and setting_called(about) is None
         problems = [Problem(f"no setting '{about}'", whole, _advice(about))] if is_unknown else []
-    return CommandLine(action, about, given.get("config"), raws, problems)
+    return CommandLine(action, about, given.get("config"), raws, noted, problems)
 
 
 def setting_called(name: str) -> Setting | None:
@@ -159,9 +165,18 @@ def make_parser(rows: Iterable[Setting]) -> argparse.ArgumentParser:
     parser.add_argument(*FORMAT_OPTION.flags, dest="format", **FORMAT_OPTION.arguments)
     for action, option in ACTION_OPTIONS.items():
         parser.add_argument(*option.flags, dest=action.name, **option.arguments)
+    taken: set[str] = set()
     for row in rows:
+        taken.update(row.flags)
         if row.flags:
-            parser.add_argument(*row.flags, dest=row.name, **_ARGUMENTS[row.kind.takes])
+            word: dict[str, Any] = {"const": row.kind.flag_word} if row.kind.takes is Takes.NONE else {}
+            parser.add_argument(*row.flags, dest=row.name, **_ARGUMENTS[row.kind.takes], **word)
+    for name, alias in ALIASES.items():
+        parser.add_argument(*alias.flags, dest=name)
+    for name, note in NOTES.items():
+        if note.flags and taken.isdisjoint(note.flags):
+            word = {"const": "true"} if note.takes is Takes.NONE else {}
+            parser.add_argument(*note.flags, dest=name, **_ARGUMENTS[note.takes], **word)
     return parser
 
 

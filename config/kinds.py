@@ -16,7 +16,10 @@ import os.path
 import re
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 Plain = str | int | float | bool | list[str]  # what TOML and JSON can hold of a setting
@@ -43,6 +46,8 @@ class Kind(ABC, Generic[T]):
     metavar: str
     takes = Takes.ONE
     is_secret = False  # the value may hold passwords: it is never printed as it was given
+    takes_code = False  # a Python file may give a function or a class
+    flag_word = "true"  # what a flag without a value says
 
     @abstractmethod
     def parse(self, raw: object) -> T:
@@ -101,6 +106,13 @@ class Boolean(Kind[bool]):
     def render(self, value: bool) -> Plain:
         """Itself."""
         return value
+
+
+class Allowed(Boolean):
+    """Yes or no, where the flag says no: ``--no-sendfile``."""
+
+    example = "false"
+    flag_word = "false"
 
 
 class Whole(Kind[int]):
@@ -268,8 +280,10 @@ class Mode(Kind[int]):
 class Choice(Kind[str]):
     """One of a few words."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, others: Mapping[str, str] | None = None) -> None:
+        """`others`: what is taken for one of the words."""
         self.words = words
+        self.others = others or {}
         self.expected = f"{', '.join(words[:-1])} or {words[-1]}"
         self.example = words[0]
         self.metavar = "|".join(words)
@@ -277,13 +291,14 @@ class Choice(Kind[str]):
     def parse(self, raw: object) -> str:
         """The word in lower case."""
         word = raw.strip().lower() if isinstance(raw, str) else ""
+        word = self.others.get(word, word)
         if word not in self.words:
             raise self.refused()
         return word
 
     def schema(self) -> Schema:
         """The words."""
-        return {"enum": list(self.words)}
+        return {"enum": [*self.words, *self.others]}
 
     def render(self, value: str) -> Plain:
         """Itself."""
@@ -309,6 +324,16 @@ class Text(Kind[str]):
     def render(self, value: str) -> Plain:
         """Itself."""
         return value
+
+
+class Account(Text):
+    """A user or a group: a name or a number."""
+
+    expected = "a name or a number"
+
+    def parse(self, raw: object) -> str:
+        """Text, also of a number, as Python files and TOML may give it."""
+        return super().parse(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0 else raw)
 
 
 class Path(Text):
@@ -367,6 +392,7 @@ class Nullable(Kind[T | None]):
         self.metavar = kind.metavar
         self.takes = kind.takes
         self.is_secret = kind.is_secret
+        self.takes_code = kind.takes_code
 
     def parse(self, raw: object) -> T | None:
         """The value, or None."""

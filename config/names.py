@@ -1,11 +1,18 @@
-"""What a name that is not in the table may mean: a slip of the pen, or a setting of Gunicorn's that is not ours yet."""
+"""What a name that is not in the table may mean: a slip of the pen, or a setting of Gunicorn's.
+
+Of Gunicorn's settings those that mean something here are rows of `schema`. The others are in `NOTES`: they are accepted, and
+one line says why they have no effect and what to use instead. A few have another name here (`ALIASES`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from arbiter.config.kinds import Takes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 # Every setting of Gunicorn 27.0.1, from `gunicorn.config.KNOWN_SETTINGS`, so that none is ever silently ignored.
 GUNICORN = frozenset(
@@ -31,6 +38,109 @@ GUNICORN = frozenset(
 )
 
 UNSUPPORTED = "Gunicorn has it, Arbiter does not support it yet."
+
+
+class Note(NamedTuple):
+    """A setting of Gunicorn's that is accepted and has no effect."""
+
+    default: object
+    """Gunicorn's; a file that says the same has nothing to be told."""
+    advice: str
+    """Why it has no effect, and what to use instead."""
+    flags: tuple[str, ...] = ()
+    takes: Takes = Takes.ONE
+
+
+_NO_DIRTY: Final = (
+    "Arbiter has no dirty workers. Give long jobs to a task queue (Celery, RQ, Dramatiq), or to a service of their own."
+)
+_STRICT: Final = "readers that differ on this can be made to see other requests than Arbiter does. Mend the client, or "
+
+NOTES: Final[Mapping[str, Note]] = MappingProxyType(
+    {
+        "config": Note("./gunicorn.conf.py", "a file cannot name another one. Use -c, or the variable ARBITER_CONFIG."),
+        "check_config": Note(False, "it is an action, not a setting. Run arbiter --check-config."),
+        "print_config": Note(False, "it is an action, not a setting. Run arbiter --print-config."),
+        "default_proc_name": Note("gunicorn", "processes are called after the application. Use proc_name for another name."),
+        "worker_tmp_dir": Note(
+            None,
+            "workers show that they live in shared memory. There is no file that a slow disk could hold up.",
+            ("--worker-tmp-dir",),
+        ),
+        "tmp_upload_dir": Note(
+            None, "no body is written to a file. Where an application keeps uploads is its own setting, or TMPDIR."
+        ),
+        "spew": Note(
+            False,
+            "tracing every line would stop a service. Use slow_request_time, which logs stacks, or a profiler like py-spy.",
+            ("--spew",),
+            Takes.NONE,
+        ),
+        "enable_stdio_inheritance": Note(
+            False,
+            "a daemon keeps its terminal until it serves, and then lets go of it. Use errorlog and capture_output.",
+            ("-R", "--enable-stdio-inheritance"),
+            Takes.NONE,
+        ),
+        "paste": Note(
+            None,
+            'load the file in a module of yours, application = paste.deploy.loadapp("config:/path/to.ini"), and serve that.',
+            ("--paste", "--paster"),
+        ),
+        "raw_paste_global_conf": Note([], "give it to paste.deploy.loadapp, as global_conf.", ("--paste-global",), Takes.MANY),
+        "permit_obsolete_folding": Note(
+            False, f"{_STRICT}have a proxy in front unfold its header lines.", ("--permit-obsolete-folding",), Takes.NONE
+        ),
+        "strip_header_spaces": Note(
+            False, f"{_STRICT}have a proxy in front strip the spaces.", ("--strip-header-spaces",), Takes.NONE
+        ),
+        "permit_unconventional_http_method": Note(
+            False,
+            "methods are 3 to 20 characters of A-Z, 0-9, - and _, whether registered or not. Name yours so.",
+            ("--permit-unconventional-http-method",),
+            Takes.NONE,
+        ),
+        "permit_unconventional_http_version": Note(
+            False,
+            f"{_STRICT}have a proxy in front speak HTTP/1.1.",
+            ("--permit-unconventional-http-version",),
+            Takes.NONE,
+        ),
+        "casefold_http_method": Note(
+            False,
+            "methods are case-sensitive (RFC 9110). Mend the client.",
+            ("--casefold-http-method",),
+            Takes.NONE,
+        ),
+        "dirty_apps": Note([], _NO_DIRTY, ("--dirty-app",), Takes.MANY),
+        "dirty_workers": Note(0, _NO_DIRTY, ("--dirty-workers",)),
+        "dirty_timeout": Note(300, _NO_DIRTY, ("--dirty-timeout",)),
+        "dirty_threads": Note(1, _NO_DIRTY, ("--dirty-threads",)),
+        "dirty_graceful_timeout": Note(30, _NO_DIRTY, ("--dirty-graceful-timeout",)),
+        "on_dirty_starting": Note(None, _NO_DIRTY),
+        "dirty_post_fork": Note(None, _NO_DIRTY),
+        "dirty_worker_init": Note(None, _NO_DIRTY),
+        "dirty_worker_exit": Note(None, _NO_DIRTY),
+    }
+)
+
+
+class Alias(NamedTuple):
+    """A setting of Gunicorn's that has another name here."""
+
+    name: str
+    flags: tuple[str, ...]
+    words: Mapping[str, str]
+    """Values that have another name too."""
+
+    def value(self, given: object) -> object:
+        """The value as the other setting has it."""
+        return self.words.get(given.strip().lower(), given) if isinstance(given, str) else given
+
+
+ALIASES: Final[Mapping[str, Alias]] = MappingProxyType(
+    {"http_parser": Alias("http", ("--http-parser",), MappingProxyType({"fast": "httptools", "python": "h11"}))}
+)
 
 # Two names are near when difflib's ratio reaches this. `bnd` and `tiemout` do (0.857); `workers_per_core`, a helper
 # that many public Gunicorn files have, does not come near `workers` (0.61), nor `web_concurrency` to anything.

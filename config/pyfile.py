@@ -33,8 +33,8 @@ class PythonFileError(Exception):
 class Name(NamedTuple):
     """One global name of the file after it ran.
 
-    `is_idle`: the file assigns it and never reads it. A variable that helps to work out a setting is read; an idle one
-    is meant for whoever reads the file.
+    `is_idle`: the file assigns or defines it and never reads it. A variable that helps to work out a setting is read; an
+    idle one is meant for whoever reads the file.
     """
 
     name: str
@@ -101,7 +101,10 @@ def run(path: str, source: bytes, directory: str, spec: ModuleSpec | None = None
         if before is not None:
             sys.modules[spec.name] = before
     lines = dict(_definitions(tree))
-    idle = {name for name, _ in _assignments(tree)} - _read_names(text, path)
+    made = {name for name, _ in _assignments(tree)} | {
+        node.name for node in _statements(tree) if isinstance(node, ast.FunctionDef)
+    }
+    idle = made - _read_names(text, path)
     names = [name for name in vars(module) if not name.startswith("__")]
     return [Name(name, vars(module)[name], lines.get(name), name in idle) for name in names]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from arbiter.config.argv import OPTIONS, setting_called
+from arbiter.config.names import ALIASES, NOTES
 from arbiter.config.provenance import Source
 from arbiter.config.schema import SECTIONS, SETTINGS
 
@@ -31,7 +32,8 @@ _DOCS_HEAD = """\
 A setting has one name in every place. Values come from, weakest first:
 
 1. the defaults below;
-2. the environment: `PORT` and `WEB_CONCURRENCY`, then `ARBITER_CMD_ARGS` (a command line), then `ARBITER_<SETTING>`;
+2. the environment: `PORT` and `WEB_CONCURRENCY`, then `GUNICORN_CMD_ARGS` and `ARBITER_CMD_ARGS` (command lines), then
+   `ARBITER_<SETTING>`;
 3. one file: the one that `-c` (or `ARBITER_CONFIG`) names, else the first of `arbiter.toml`, `[tool.arbiter]` in
    `pyproject.toml`, `arbiter.conf.py` and `gunicorn.conf.py` in the working directory;
 4. the command line.
@@ -41,6 +43,15 @@ A setting has one name in every place. Values come from, weakest first:
 
 Times are seconds, or have a unit: `500ms`, `30s`, `2m`, `1h`. Sizes are bytes, or have a unit: `64KiB`, `1M` (1024 x
 1024), `1MB` (1000 x 1000). Relative paths start at `chdir`.
+"""
+
+
+_DOCS_OTHERS = """\
+## Gunicorn's other settings
+
+Every setting of Gunicorn 27 is known by its name and its flag. Those that are not above have another name here, or are
+accepted without effect, so that an existing file is served as it is: one line in the log, and in the answer of
+`arbiter --check-config`, says why and what to use instead. Values that are Gunicorn's default are passed over.
 """
 
 
@@ -172,6 +183,15 @@ def docs_text() -> str:
     for section in SECTIONS:
         parts.append(f"## {section}\n")
         parts += [_docs_entry(row) for row in SETTINGS.values() if row.section == section]
+    parts.append(_DOCS_OTHERS)
+    for name, alias in ALIASES.items():
+        words = ", ".join(f"`{theirs}` is `{ours}`" for theirs, ours in alias.words.items())
+        parts.append(
+            f"### {name}\n\n[{alias.name}](#{alias.name}), by Gunicorn's name: {words}.\n\n* flag: {_code(alias.flags)}\n"
+        )
+    for name, note in NOTES.items():
+        flags = f"\n* flag: {_code(note.flags)}\n" if note.flags else ""
+        parts.append(f"### {name}\n\nNo effect: {note.advice}\n{flags}")
     return "\n".join(parts)
 
 

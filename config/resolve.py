@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os.path
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from arbiter.config.argv import TALKS_ONLY, Action
@@ -49,6 +49,8 @@ class Resolved:
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     cwd: str
+    noted: Mapping[str, object]
+    """What was said of Gunicorn's settings that mean nothing here, by name: for who looks them up (`names.NOTES`)."""
 
     def again(self) -> Resolved:
         """What the same command line and environment mean now: for a reload.
@@ -131,6 +133,7 @@ def _resolve(argv: tuple[str, ...], environ: Mapping[str, str], cwd: str, expect
         argv=argv,
         environ=environ,
         cwd=cwd,
+        noted=MappingProxyType(found.noted),
     )
 
 
@@ -178,7 +181,7 @@ def _shown(raw: Raw) -> str:
 
 def _quoted(value: object) -> str:
     """A value on one line, text in double quotes, cut where it is long."""
-    text = repr(value)
+    text = f"{value.__qualname__}" if isinstance(value, FunctionType | type) else repr(value)
     if isinstance(value, str):
         text = '"' + text[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

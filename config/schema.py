@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from arbiter.config import kinds, lists
+from arbiter.config import callables, kinds, lists
 from arbiter.config.addresses import Address, parse_address
 
 if TYPE_CHECKING:
@@ -173,13 +173,13 @@ class Settings:
         "wait for one: quickly up, slowly down, and within the memory that there is. It starts at `workers`. 0: fixed.",
     )
     worker_class: str = setting(
-        kinds.Choice("auto", "sync", "threaded", "gthread"),
+        callables.WorkerClass(),
         default="auto",
         section="Workers",
         flags=("-k", "--worker-class"),
         doc="The kind of worker. `sync` serves one request at a time and keeps no connection; `threaded` serves `threads` at "
-        "a time and keeps connections (`gthread` is Gunicorn's name for it). `auto` is threaded with `threads` above 1, else "
-        "sync.",
+        "a time and keeps connections. `auto` is threaded with `threads` above 1, else sync; so is `sync`, as in Gunicorn. "
+        "Gunicorn's and uvicorn's names for these are taken too: `gthread`, `asgi`, `uvicorn.workers.UvicornWorker` and so on.",
     )
     threads: int = setting(
         kinds.Whole(1, 512, example=4),
@@ -431,6 +431,15 @@ class Settings:
         doc="Bytes of a response that a threaded worker keeps for a slow client. It takes no thread to send them; a larger "
         "response holds its thread for the rest, up to `write_timeout`. Files need no room.",
     )
+    sendfile: bool = setting(
+        kinds.Allowed(),
+        default=True,
+        section="HTTP",
+        flags=("--no-sendfile",),
+        environment=(("SENDFILE", "{}"),),
+        doc="Send files by sendfile(2), from the disk's cache to the socket. Without it they are read and written in pieces, "
+        "for file systems that sendfile does not work on, such as shared folders of virtual machines.",
+    )
     errorlog: str = setting(
         kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),
         default="-",
@@ -439,7 +448,9 @@ class Settings:
         doc="Write the log here. `-` is standard error. SIGUSR1 opens the file again after it was moved.",
     )
     loglevel: str = setting(
-        kinds.Choice("debug", "info", "warning", "error", "critical"),
+        kinds.Choice(
+            "debug", "info", "warning", "error", "critical", others=MappingProxyType({"warn": "warning", "fatal": "critical"})
+        ),
         default="info",
         section="Logging",
         flags=("--log-level",),
@@ -499,7 +510,7 @@ class Settings:
         "systemd or in a container.",
     )
     user: str | None = setting(
-        kinds.Nullable(kinds.Text(example="www-data")),
+        kinds.Nullable(kinds.Account(example="www-data")),
         default=None,
         default_text="unchanged",
         section="Process",
@@ -508,7 +519,7 @@ class Settings:
         "root's files can be used.",
     )
     group: str | None = setting(
-        kinds.Nullable(kinds.Text(example="www-data")),
+        kinds.Nullable(kinds.Account(example="www-data")),
         default=None,
         default_text="the user's",
         section="Process",

@@ -1,8 +1,9 @@
 """Every source of values, weakest first: environment, file, command line. Defaults are the table's own.
 
 Inside the environment the general is weaker than the particular: PORT and WEB_CONCURRENCY, which platforms set, then
-ARBITER_CMD_ARGS, then ARBITER_<SETTING>. An empty variable counts as not set: that is how compose files and unit files
-write "nothing".
+GUNICORN_CMD_ARGS, then ARBITER_CMD_ARGS, then ARBITER_<SETTING>. An empty variable counts as not set: that is how compose
+files and unit files write "nothing". In Gunicorn, GUNICORN_CMD_ARGS beats the file: where that makes a difference, a warning
+says so.
 
 A name that no setting has is never passed over in silence. In a file of our own it is an error. In a Python file and in
 the environment, where names may belong to somebody else, it is an error only when it is nearly a setting's name;
@@ -13,12 +14,14 @@ from __future__ import annotations
 
 import os.path
 import re
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 from arbiter.config import argv as command_line
 from arbiter.config.argv import TALKS_ONLY, Action
-from arbiter.config.names import GUNICORN, UNSUPPORTED, nearest
+from arbiter.config.kinds import Boolean, Choice, Text
+from arbiter.config.lists import Addresses
+from arbiter.config.names import ALIASES, GUNICORN, NOTES, UNSUPPORTED, nearest
 from arbiter.config.provenance import Origin, Problem, Raw, Source
 from arbiter.config.schema import SETTINGS
 
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
 
 PREFIX = "ARBITER_"
 CMD_ARGS = "ARBITER_CMD_ARGS"
+GUNICORN_CMD_ARGS = "GUNICORN_CMD_ARGS"
 CONFIG = "ARBITER_CONFIG"
 # Looked for in the working directory, in this order; the first that there is, is read.
 FILES = ("arbiter.toml", "pyproject.toml", "arbiter.conf.py", "gunicorn.conf.py")
 PYPROJECT_TABLE = ("tool", "arbiter")
+# Where Gunicorn takes None for "not set": `errorlog = os.environ.get("ERROR_LOG")` must not be an error.
+_NONE_IS_DEFAULT = (Text, Choice, Boolean, Addresses)
 
 # A Kubernetes service named "arbiter" gives every pod of its namespace variables such as ARBITER_SERVICE_HOST and
 # ARBITER_PORT_8000_TCP ("Environment variables" in its page on services).
@@ -48,6 +54,8 @@ class Gathered:
         self.raws: list[Raw] = []
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
+        self.noted: dict[str, object] = {}
+        """What was said of settings that mean nothing here (`names.NOTES`)."""
 
 
 def gather(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Gathered:
@@ -67,6 +75,8 @@ def gather(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Gathere
         _discovered_file(cwd, found)
     found.raws += typed.raws
     found.problems += typed.problems
+    _note(typed.noted, found)
+    _compare_with_gunicorn(found)
     return found
 
 
@@ -77,29 +87,68 @@ def _environment(environ: Mapping[str, str], found: Gathered) -> str | None:
             if value := environ.get(variable):
                 found.raws.append(Raw(row.name, form.format(value), Origin(Source.ENVIRONMENT, f"env {variable}")))
     config = None
-    if words := environ.get(CMD_ARGS):
-        import shlex
-
-        try:
-            said = command_line.read(shlex.split(words), CMD_ARGS)
-        except ValueError as error:
-            origin = Origin(Source.ENVIRONMENT, f"env {CMD_ARGS}")
-            found.problems.append(Problem("cannot read the options", origin, f"{error}. Close every quote."))
-        else:
-            config = said.config
-            found.raws += said.raws
-            found.problems += said.problems
-            if found.action is Action.RUN:
-                found.action, found.about = said.action, said.about
+    for variable in (GUNICORN_CMD_ARGS, CMD_ARGS):
+        if words := environ.get(variable):
+            config = _words(words, variable, found) or config
+    if environ.get(GUNICORN_CMD_ARGS):
+        found.warnings.append(f"{GUNICORN_CMD_ARGS} is read, for Gunicorn's sake. Its name here is {CMD_ARGS}.")
+    for name, alias in ALIASES.items():
+        if value := environ.get(f"{PREFIX}{name.upper()}"):
+            origin = Origin(Source.ENVIRONMENT, f"env {PREFIX}{name.upper()}")
+            found.raws.append(Raw(alias.name, alias.value(value), origin))
     for row in SETTINGS.values():
         if value := environ.get(row.variable):
             found.raws.append(Raw(row.name, value, Origin(Source.ENVIRONMENT, f"env {row.variable}")))
+    for name in NOTES.keys() - {"config"}:  # ARBITER_CONFIG is ours
+        if value := environ.get(f"{PREFIX}{name.upper()}"):
+            _note([Raw(name, value, Origin(Source.ENVIRONMENT, f"env {PREFIX}{name.upper()}"))], found)
     _unknown_variables(environ, found)
     return config
 
 
+def _words(words: str, variable: str, found: Gathered) -> str | None:
+    """Add what a command line in a variable says; give the configuration file that it names."""
+    import shlex
+
+    try:
+        said = command_line.read(shlex.split(words), variable)
+    except ValueError as error:
+        origin = Origin(Source.ENVIRONMENT, f"env {variable}")
+        found.problems.append(Problem("cannot read the options", origin, f"{error}. Close every quote."))
+        return None
+    found.raws += said.raws
+    found.problems += said.problems
+    _note(said.noted, found)
+    if found.action is Action.RUN:
+        found.action, found.about = said.action, said.about
+    return said.config
+
+
+def _note(noted: list[Raw], found: Gathered) -> None:
+    """Say of settings that Gunicorn has and that mean nothing here why, unless they say no more than the default."""
+    for name, value, origin in noted:
+        found.noted[name] = value
+        if value and value != NOTES[name].default and value not in ("false", "0"):
+            found.warnings.append(f"{name} ({origin}) has no effect: {NOTES[name].advice}")
+
+
+def _compare_with_gunicorn(found: Gathered) -> None:
+    """Warn of what GUNICORN_CMD_ARGS says and the file says otherwise: Gunicorn would go by the variable."""
+    label = f"env {GUNICORN_CMD_ARGS}"
+    for name, strongest in {raw.name: raw for raw in found.raws}.items():
+        if strongest.origin.source is not Source.FILE:
+            continue
+        for raw in found.raws:
+            if raw.name == name and raw.origin.label.startswith(label):
+                found.warnings.append(
+                    f"{name} is taken from {strongest.origin}, not from {raw.origin}: a file is stronger than the environment "
+                    "here, and weaker in Gunicorn. Remove one of the two."
+                )
+
+
 def _unknown_variables(environ: Mapping[str, str], found: Gathered) -> None:
-    known = {CMD_ARGS, CONFIG, *(row.variable for row in SETTINGS.values())}
+    others = (f"{PREFIX}{name.upper()}" for name in (*NOTES, *ALIASES))
+    known = {CMD_ARGS, CONFIG, *(row.variable for row in SETTINGS.values()), *others}
     for variable in sorted(environ):
         if variable.startswith(PREFIX) and variable not in known and not re.fullmatch(_KUBERNETES, variable):
             near = nearest(variable.removeprefix(PREFIX), SETTINGS)
@@ -109,8 +158,6 @@ def _unknown_variables(environ: Mapping[str, str], found: Gathered) -> None:
                 found.problems.append(Problem(f"unknown variable '{variable}'", origin, advice))
             else:
                 found.warnings.append(f"{variable} is set in the environment, but there is no such setting.")
-    if environ.get("GUNICORN_CMD_ARGS"):
-        found.warnings.append(f"GUNICORN_CMD_ARGS is set, but it is not read: use {CMD_ARGS}.")
 
 
 def _named_file(location: str, cwd: str, found: Gathered) -> None:
@@ -177,6 +224,10 @@ def _toml(source: bytes, shown: str, table: tuple[str, ...], found: Gathered) ->
         origin = _in_file(shown, entry.line)
         if entry.name in SETTINGS:
             found.raws.append(Raw(entry.name, entry.value, origin))
+        elif alias := ALIASES.get(entry.name):
+            found.raws.append(Raw(alias.name, alias.value(entry.value), origin))
+        elif entry.name in NOTES:
+            _note([Raw(entry.name, entry.value, origin)], found)
         else:
             found.problems.append(Problem(f"unknown setting '{entry.name}'", origin, _advice(entry.name)))
     return entries is not None
@@ -218,12 +269,24 @@ def _python(source: bytes, shown: str, cwd: str, found: Gathered, spec: ModuleSp
     for name, value, line, is_idle in names:
         origin = _in_file(shown, line)
         is_code = callable(value) or isinstance(value, ModuleType)
-        if name in SETTINGS:
-            if name in GUNICORN or not is_code:  # `import http` is no setting of ours
+        is_ours = name == name.lower() and not name.startswith("_")
+        if row := SETTINGS.get(name):
+            if value is None and isinstance(row.kind, _NONE_IS_DEFAULT):
+                continue
+            takes = name in GUNICORN or (row.kind.takes_code and not isinstance(value, ModuleType))
+            if takes or not is_code:  # `import http` is no setting of ours
                 found.raws.append(Raw(name, value, origin))
+        elif alias := ALIASES.get(name):
+            found.raws.append(Raw(alias.name, alias.value(value), origin))
+        elif name in NOTES:
+            _note([Raw(name, value, origin)], found)
         elif name in GUNICORN:
             found.warnings.append(f"{name} ({origin}) has no effect: {UNSUPPORTED}")
-        elif is_idle and name == name.lower() and not name.startswith("_") and not is_code:
+        elif is_idle and is_ours and isinstance(value, FunctionType):
+            if near := nearest(name, (row.name for row in SETTINGS.values() if row.kind.takes_code)):
+                reason = f"did you mean '{near}'? If it is a helper, begin its name with an underscore."
+                found.problems.append(Problem(f"unknown hook '{name}'", origin, reason))
+        elif is_idle and is_ours and not is_code:
             if near := _meant(name):
                 found.problems.append(Problem(f"unknown setting '{name}'", origin, f"did you mean '{near}'?"))
             else:
@@ -234,7 +297,7 @@ def _meant(name: str) -> str | None:
     """The setting that a wrong name was probably meant to be: by its spelling, or by its flag."""
     flag = f"--{name.replace('_', '-')}"  # Gunicorn's names and flags differ, as errorlog and --error-logfile do
     by_flag = (row.name for row in SETTINGS.values() if flag in row.flags)
-    return nearest(name, SETTINGS) or next(by_flag, None)
+    return nearest(name, SETTINGS) or next(by_flag, None) or nearest(name, GUNICORN)
 
 
 def _in_file(shown: str, line: int | None = None) -> Origin:

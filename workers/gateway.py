@@ -17,6 +17,7 @@ from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
+from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.warmup import warm_up
@@ -56,6 +57,8 @@ class GatewayWorker(Worker):
             multiprocess=True,  # also with one worker: while it is replaced there are two
             script_name=os.environ.get("SCRIPT_NAME", ""),
         )
+        if not settings.sendfile:
+            worker["wsgi.file_wrapper"] = PlainFileWrapper
         self._facts = {
             listener: (int(listener.family), listener_environ(worker, listener.getsockname())) for listener in self.listeners
         }

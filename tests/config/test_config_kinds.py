@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbiter.config import kinds, lists
+from arbiter.config import callables, kinds, lists
 from arbiter.config.addresses import Address, Scheme
 from arbiter.config.schema import SETTINGS
 
@@ -38,6 +38,8 @@ KINDS_AND_VALUES: list[tuple[kinds.Kind[Any], st.SearchStrategy[Any]]] = [
     (kinds.Mode(), st.integers(0, 0o777)),
     (kinds.Choice("auto", "sync"), st.sampled_from(["auto", "sync"])),
     (kinds.Text(example="x"), STRIPPED),
+    (kinds.Account(example="www-data"), STRIPPED),
+    (callables.WorkerClass(), st.sampled_from(["auto", "sync", "threaded", "async"])),
     (kinds.Path(example="x", dash="standard output"), STRIPPED),
     (kinds.Import(), st.sampled_from(["app", "a.b:c", "a.b:c.d", "a:make()", "a:make('x', y=1)", "münchen.wsgi:app"])),
     (kinds.Nullable(kinds.Whole(example=1)), st.none() | st.integers(0, 100)),
@@ -59,7 +61,7 @@ def test_a_rendered_value_is_read_back_as_itself(
 
 
 @given(st.data())
-@pytest.mark.parametrize(("kind", "values"), KINDS_AND_VALUES[:11], ids=lambda x: getattr(type(x), "__name__", ""))
+@pytest.mark.parametrize(("kind", "values"), KINDS_AND_VALUES[:13], ids=lambda x: getattr(type(x), "__name__", ""))
 def test_the_environment_says_the_same_as_a_file(
     kind: kinds.Kind[Any], values: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:

@@ -16,7 +16,7 @@ from feeding import PARSERS
 from serving import GET, PATIENCE, Response, Serving, ask
 
 from arbiter.workers.contract import Doing, Interrupted
-from arbiter.workers.interfaces.wsgi_file import FileWrapper
+from arbiter.workers.interfaces.wsgi_file import FileWrapper, PlainFileWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -929,3 +929,20 @@ def test_large_pieces_arrive_whole_at_a_slow_but_steady_reader(sizes: list[int])
     response, _ = ask(answering(*pieces), send_buffer=4096)
 
     assert b"".join(pieces) == response.body
+
+
+def test_a_file_is_sent_whole_without_sendfile_too(tmp_path: Path) -> None:
+    """Story: `sendfile = false`. The kernel is not asked to send, whatever the file, and the bytes are the same."""
+    (tmp_path / "file").write_bytes(content := random.randbytes(200_000))
+
+    def app(_environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", str(len(content)))])
+        return PlainFileWrapper((tmp_path / "file").open("rb"))
+
+    response, serving = ask(app)
+
+    with (tmp_path / "file").open("rb") as file:
+        assert FileWrapper(file).region()
+        assert not getattr(PlainFileWrapper(file), "region")()  # noqa: B009 - mypy knows, and would not have it asked
+    assert content == response.body
+    assert serving.log.lines == []

@@ -58,3 +58,12 @@ class FileWrapper:
         if not stat.S_ISREG(status.st_mode):
             return None
         return Region(fd, offset, max(0, status.st_size - offset))
+
+
+class PlainFileWrapper(FileWrapper):
+    """A file wrapper whose file is read, and never left to the kernel."""
+
+    __slots__ = ()
+
+    def region(self) -> None:
+        """None."""
