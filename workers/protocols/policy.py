@@ -79,8 +79,10 @@ def _is_host(value: bytes) -> bool:
     return True
 
 
-def admit(method: bytes, target: bytes, minor: int, fields: list[tuple[bytes, bytes]], body_limit: int) -> Request:
-    """The request that an HTTP/1 head asks for.
+def admit(
+    method: bytes, target: bytes, minor: int, fields: list[tuple[bytes, bytes]], body_limit: int, *, untold: int = 0
+) -> Request:
+    """The request that a head asks for.
 
     Args:
         method: syntactically sound, as are all the others (`grammar.HEAD`).
@@ -88,6 +90,7 @@ def admit(method: bytes, target: bytes, minor: int, fields: list[tuple[bytes, by
         minor: 0 or 1.
         fields: names in lower case.
         body_limit: largest content in bytes.
+        untold: the length of content that no field tells: 0 in HTTP/1; in HTTP/2 it may be `CHUNKED`.
 
     Raises:
         Refusal: 400, 413, 417 or 501.
@@ -101,7 +104,7 @@ def admit(method: bytes, target: bytes, minor: int, fields: list[tuple[bytes, by
     else:
         path, query, authority = _split_other_form(method, target)
     host = encoding = connection = upgrade = None
-    length = 0
+    length = untold
     sized = expects = False
     for name, value in fields:
         if name not in _FRAMING:

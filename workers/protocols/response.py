@@ -180,7 +180,12 @@ def error(status: int, reason: str, *, head: bool = False, extra: bytes = b"") -
         head: the request was a HEAD: without the body.
         extra: more field lines, with their line ends.
     """
-    title = f"{status} {_PHRASES[status]}"
-    body = f"{title}\n{reason}\n".encode()
+    title, body = error_text(status, reason)
     lines = b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
     return b"HTTP/1.1 %b\r\n%b%b%b%b" % (title.encode(), _stamp.both(), extra, lines, b"" if head else body)
+
+
+def error_text(status: int, reason: str) -> tuple[str, bytes]:
+    """Status with its phrase, and the body, of a response of our own; as `error` has it."""
+    title = f"{status} {_PHRASES[status]}"
+    return title, f"{title}\n{reason}\n".encode()
