@@ -18,8 +18,9 @@ TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 FIELD_OCTET: Final = rb"[\t\x20-\x7e\x80-\xff]"
 
 # method = token (RFC 9110 section 9.1). Narrower: llhttp, nginx and Gunicorn refuse lower case; IANA's registry (3 to 17
-# characters, upper case and "-") fits, and so do private names. Gunicorn has the same bounds of length, 3 to 20.
-METHOD: Final = rb"[A-Z][A-Z0-9_\-]{2,19}+"
+# characters, upper case and "-") fits, and so do private names. Gunicorn has the same bounds of length, 3 to 20. PRI is no
+# method but the beginning of HTTP/2 (RFC 9113 section 3.4), as which another reader may take what follows.
+METHOD: Final = rb"(?!PRI(?![A-Z0-9_\-]))[A-Z][A-Z0-9_\-]{2,19}+"
 
 # request-target (RFC 9112 section 3.2): printable ASCII here, the forms are told apart in policy. Octets above 0x7F are
 # no part of a URI (RFC 3986); h11 and llhttp refuse them.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from arbiter.workers.protocols.grammar import ABSOLUTE, AUTHORITY
 
@@ -63,9 +64,12 @@ class Request(NamedTuple):
 
 # Requests -------------------------------------------------------------------------------------------------------------
 
-_FRAMING: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"},
+_JUDGED: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-type"},
 )
+"""The fields that `admit` looks at."""
+_NO_TRAILERS: Final = _JUDGED | {b"te", b"trailer", b"authorization"}
+"""Fields that frame, route or authenticate a message: RFC 9110 section 6.5.1."""
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2**63, where other readers' integers end
 _hosts: set[bytes] = set()
 _HOSTS_KEPT: Final = 256  # a site has a few names; a client that invents them must not make us grow
@@ -103,11 +107,13 @@ def admit(
             path, _, query = target[: target.index(b"#")].partition(b"?")
     else:
         path, query, authority = _split_other_form(method, target)
+    if (b"%" in path or b"/.." in path) and not _is_path(path):
+        raise Refusal(400, "The path has a wrong percent-encoding or a NUL in it, or leads out of the root.")
     host = encoding = connection = upgrade = None
     length = untold
-    sized = expects = False
+    sized = typed = expects = False
     for name, value in fields:
-        if name not in _FRAMING:
+        if name not in _JUDGED:
             continue
         if name == b"host":
             if host is not None:
@@ -127,9 +133,13 @@ def admit(
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
         elif name == b"expect":
-            if minor and value.lower() != b"100-continue":
+            if value.lower() != b"100-continue":
                 raise Refusal(417, "The only expectation known here is 100-continue.")
             expects = minor == 1  # HTTP/1.0 cannot ask: RFC 9110 section 10.1.1
+        elif name == b"content-type":
+            if typed:  # a filter may judge the content by the first, the application by the second
+                raise Refusal(400, "More than one Content-Type field.")
+            typed = True
         else:
             upgrade = value if upgrade is None else upgrade + b"," + value
 
@@ -182,6 +192,30 @@ def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes
     return path or b"/", query, absolute[1]
 
 
+_ESCAPED: Final = re.compile(rb"(?:[^%]++|%(?!00)[0-9A-Fa-f]{2})*+")
+
+
+def _is_path(path: bytes) -> bool:
+    """Whether a path means the same to everyone: what nginx refuses, an application behind it has never had to bear.
+
+    That is an escape that is none, a NUL, and dot segments that lead above the root (RFC 3986 section 5.2.4 drops those;
+    no client that resolves its links sends one).
+    """
+    if not _ESCAPED.fullmatch(path):
+        return False
+    decoded = unquote_to_bytes(path)
+    if b"/.." in decoded:
+        depth = 0
+        for segment in decoded.split(b"/")[1:]:
+            if segment == b"..":
+                depth -= 1
+                if depth < 0:
+                    return False
+            elif segment not in (b"", b"."):
+                depth += 1
+    return True
+
+
 def _check_encoding(value: bytes) -> None:
     """Nothing, if the transfer codings are exactly ``chunked``: RFC 9112 sections 6.1 and 6.3."""
     codings = [coding.strip(b" \t").lower() for coding in value.split(b",")]
@@ -193,11 +227,11 @@ def _check_encoding(value: bytes) -> None:
 
 
 def check_trailers(fields: Iterable[tuple[bytes, bytes]]) -> None:
-    """Nothing, if no trailer field is one that frames or routes a message (RFC 9110 section 6.5.1).
+    """Nothing, if no trailer field is one that only a head may have.
 
     They are kept apart from the head's fields anyway, but whoever sends one is up to something.
     """
-    if any(name in _FRAMING for name, _ in fields):
+    if any(name in _NO_TRAILERS for name, _ in fields):
         raise Refusal(400, "A trailer field that only a head may have.")
 
 
