@@ -145,7 +145,7 @@ def test_the_environ_says_what_pep_3333_and_gunicorn_say() -> None:
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
-    } == {key: value for key, value in seen.items() if key not in ("wsgi.input", "wsgi.errors")}
+    } == {key: value for key, value in seen.items() if key not in ("wsgi.input", "wsgi.errors", "wsgi.early_hints")}
 
 
 @pytest.mark.parametrize(
@@ -290,6 +290,53 @@ def test_write_sends_at_once_and_goes_before_the_result() -> None:
     response, _ = ask(app)
 
     assert response.body == b"one,two,three"
+
+
+def hinting(*hints: Any) -> Callable[..., Any]:
+    """An application that gives each of these as early hints, then answers with what came of it."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        said = []
+        for hint in hints:
+            try:
+                environ["wsgi.early_hints"](hint)
+            except (TypeError, ValueError) as error:
+                said.append(type(error).__name__)
+        start_response("200 OK", PLAIN)
+        environ["wsgi.early_hints"]([("Link", "</too-soon.css>")])
+        yield " ".join(said).encode() or b"fine"
+        environ["wsgi.early_hints"]([("Link", "</too-late.css>")])
+
+    return app
+
+
+def test_early_hints_go_before_the_response_and_never_into_it() -> None:
+    with Serving(hinting([("Link", "</a.css>; rel=preload"), ("Link", "</b.js>")], [("Link", "</c.js>")])) as serving:
+        serving.send(GET)
+        first, second, third, rest = serving.receive().split(b"\r\n\r\n", 3)
+
+    assert first == b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nLink: </b.js>"
+    assert second == b"HTTP/1.1 103 Early Hints\r\nLink: </c.js>"
+    assert third == b"HTTP/1.1 103 Early Hints\r\nLink: </too-soon.css>"
+    assert Response(rest).status == 200
+    assert Response(rest).body == b"fine"
+    assert serving.join().status == 200
+
+
+def test_early_hints_are_not_sent_to_http_1_0() -> None:
+    response, _ = ask(hinting([("Link", "</a.css>")]), b"GET / HTTP/1.0\r\n\r\n")
+
+    assert (response.status, response.rest) == (200, b"fine")
+
+
+def test_early_hints_that_would_break_the_message_are_not_sent() -> None:
+    bad: list[Any] = [[("Link", "a\r\nX: y")], [("L\nnk", "a")], [("Content-Length", "5")], [("Link", b"a")], ["Link"]]
+    with Serving(hinting(*bad)) as serving:
+        serving.send(GET)
+        hint, rest = serving.receive().split(b"\r\n\r\n", 1)
+
+    assert hint == b"HTTP/1.1 103 Early Hints\r\nLink: </too-soon.css>"
+    assert Response(rest).body == b"BadResponseError BadResponseError BadResponseError TypeError ValueError"
 
 
 def test_date_and_server_are_the_applications_if_it_brings_them() -> None:

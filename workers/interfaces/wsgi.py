@@ -20,7 +20,7 @@ from arbiter.workers.interfaces.wsgi_environ import add_request
 from arbiter.workers.interfaces.wsgi_file import FileWrapper
 from arbiter.workers.interfaces.wsgi_input import MalformedBodyError, open_input
 from arbiter.workers.protocols.policy import BadResponseError, Refusal, check_fields, check_status
-from arbiter.workers.protocols.response import LAST_CHUNK, Framing, build, refuse
+from arbiter.workers.protocols.response import EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,6 +103,7 @@ class Exchange:
         try:
             body, self._body = open_input(self.request, self._connection, self._transport)
             add_request(environ, self.request, body)
+            environ["wsgi.early_hints"] = self.send_early_hints
             result = app(environ, self.start_response)
             try:
                 self._relay(result)
@@ -121,6 +122,21 @@ class Exchange:
     def part(self) -> None:
         """The connection is to end with this response; of no effect once its head has been made. For any thread."""
         self._parting = True
+
+    def send_early_hints(self, headers: Iterable[tuple[str, str]]) -> None:
+        """``environ["wsgi.early_hints"]``, as Gunicorn has it: a 103 (RFC 8297) with these fields, before the response.
+
+        Nothing is sent once the response has begun, nor to a client of HTTP/1.0, which knows no 1xx.
+
+        Raises:
+            BadResponseError, TypeError: a header must not be sent.
+            Disconnected, TooSlow: what became of the client.
+        """
+        fields = check_fields(headers)
+        if fields.length >= 0:
+            raise BadResponseError("an early hint has no Content-Length: it has no body")
+        if not self._begun and self.request.version != "HTTP/1.0":
+            self._transport.send(EARLY_HINTS % fields.block)
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None

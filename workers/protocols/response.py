@@ -18,6 +18,8 @@ SOFTWARE: Final = "arbiter"
 """In the Server field and SERVER_SOFTWARE; no version, which would tell attackers more than users."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+EARLY_HINTS: Final = b"HTTP/1.1 103 Early Hints\r\n%b\r\n"
+"""With its field lines."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
