@@ -14,7 +14,7 @@ help:
 	@echo "make serve   the demo project with nine workers, on http://127.0.0.1:8000 (Ctrl-C stops it)"
 	@echo "make test    make check, then all tests"
 	@echo "make check   lint, types, import contracts"
-	@echo "make docs    write the generated pages of docs/ anew"
+	@echo "make docs    write the generated files of docs/ and deploy/ anew"
 	@echo "make bench   Arbiter and its peers, measured: an hour; with BENCH_FLAGS=--quick half a minute (--help: more)"
 
 # exec: Arbiter takes the shell's place, so that a signal reaches it and its exit status is the recipe's.
@@ -36,6 +36,7 @@ check: .venv/.test
 docs: .venv/.test
 	$(BIN)/python -m arbiter.config.render > docs/settings.md
 	$(BIN)/python -m arbiter.config.render schema > docs/arbiter.schema.json
+	$(BIN)/python -m arbiter.templates deploy
 	$(BIN)/python -m benchmarks.report
 
 # The figures of a whole run become docs/performance.md by `make docs`.

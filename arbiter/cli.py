@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from arbiter import __version__
-from arbiter.config.argv import Action
+from arbiter.config.argv import INIT, Action
 from arbiter.config.provenance import ConfigError
 from arbiter.config.resolve import resolve
 from arbiter.upgrade import predecessor
@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command `arbiter`. Returns the exit status (`contract.Exit`)."""
     _fill_standard_streams()
     words = sys.argv[1:] if argv is None else argv
+    if INIT in words:
+        return _init(words)
     try:
         before_us = predecessor(os.environ)
     except ValueError as error:
@@ -63,6 +65,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("The configuration is sound.")
         case Action.RUN:
             return _run(resolved, before_us)
+    return Exit.OK
+
+
+def _init(words: Sequence[str]) -> int:
+    from arbiter import scaffold
+
+    directory = _cwd()
+    try:
+        plan = scaffold.plan(words, directory, os.environ)
+        written, kept = scaffold.write(plan.files, directory)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"arbiter: {problem}", file=sys.stderr)
+        return Exit.USAGE
+    except OSError as error:
+        print(f"arbiter: can't write {error.filename}: {error.strerror}.", file=sys.stderr)
+        return Exit.START
+    for path in written:
+        print(f"wrote {path}")
+    for path in kept:
+        print(f"kept {path}, which is there: remove it to have it made anew.")
+    for sentence in plan.words:
+        print(sentence)
     return Exit.OK
 
 

@@ -46,6 +46,8 @@ class Option(NamedTuple):
     """Of `argparse.ArgumentParser.add_argument`."""
 
 
+INIT = "--init"
+"""Has a command line of its own: `arbiter.scaffold`."""
 FORMATS = ("text", "toml", "json")
 SHELLS = ("bash", "zsh", "fish")
 
@@ -67,7 +69,10 @@ ACTION_OPTIONS = {
         ("-h", "--help"), "[SETTING]", "Print this, or all about one setting, then exit", {"nargs": "?", "const": ""}
     ),
 }
-OPTIONS = (CONFIG_OPTION, FORMAT_OPTION, *ACTION_OPTIONS.values())
+INIT_OPTION = Option(
+    (INIT,), "", "Write arbiter.toml, and files for deployment: arbiter --init --help", {"action": "store_true"}
+)
+OPTIONS = (INIT_OPTION, CONFIG_OPTION, FORMAT_OPTION, *ACTION_OPTIONS.values())
 
 _ARGUMENTS: dict[Takes, dict[str, Any]] = {
     Takes.NONE: {"action": "store_const"},

@@ -117,6 +117,8 @@ def default_text(row: Setting) -> str:
     if row.default_text:
         return row.default_text
     plain = row.kind.render(row.default)
+    if isinstance(plain, bool):
+        return literal(plain)
     if isinstance(plain, list):
         return ", ".join(plain) or "none"
     return str(plain) or "none"

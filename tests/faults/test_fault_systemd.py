@@ -1,169 +1,30 @@
-"""A service under the real systemd: what its unit files promise is kept, and no restart, fault or stop loses a request.
-
-The manager is `systemd --user` of the machine's own version, in a mount and a PID namespace of its own: it believes in
-a machine that systemd has booted (/run/systemd/system), finds no units but the test's, and when the namespace's first process
-is killed, the kernel ends all that it ever started. Only root can make that, and a control group for it.
-"""
+"""A service under the real systemd: what its unit files promise is kept, and no restart, fault or stop loses a request."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import count
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import procfs
 import pytest
 from clients import Asking, Client, ask
 from harness import APP, BASE, app
+from systemd_user import OBSTACLE, Systemd, version
 from waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-SYSTEMD = "/lib/systemd/systemd"
-GROUPS = [Path("/sys/fs/cgroup", name) for name in ("", "unified", "systemd")]
-"""Where systemd looks for its control group: one hierarchy, or the two of a hybrid set-up (cgroups(7))."""
-TARGETS = ("default", "basic", "sockets", "shutdown", "exit")
-"""All that a manager wants to find."""
-INIT = """
-mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system || exit 1
-for group in $GROUPS; do echo 0 > "$group/cgroup.procs" || exit 1; done
-"$@" &
-wait
-"""
-"""The namespace's first process. It is not the manager itself, which as process 1 would take itself for the system's."""
 HANGS = "\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
-_NUMBERS = count()
 
-
-def _obstacle() -> str:
-    """Why no manager can be run here; empty when one can."""
-    if not os.access(SYSTEMD, os.X_OK):
-        return "systemd is not installed"
-    if os.geteuid():
-        return "only root can give a manager its namespaces and its control group"
-    tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if tried.returncode:
-        return f"no namespaces here: {tried.stderr.strip()}"
-    if not any(os.access(group / "cgroup.procs", os.W_OK) for group in GROUPS):
-        return "no control group can be made here: /sys/fs/cgroup is missing or read-only"
-    return ""
-
-
-OBSTACLE = _obstacle()
 pytestmark = [pytest.mark.process, pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)]
 
 
-def _version() -> int:
-    if OBSTACLE:
-        return 0
-    return int(subprocess.run([SYSTEMD, "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
-
-
-TYPES = ["notify", *(["notify-reload"] if _version() >= 253 else [])]
+TYPES = ["notify", *(["notify-reload"] if version() >= 253 else [])]
 """Kinds of unit that this version of systemd knows: with the second, it waits for the end of a reload."""
-
-
-@dataclass
-class Systemd:
-    """A private user manager."""
-
-    folder: Path
-    process: subprocess.Popen[bytes] = field(init=False)
-    groups: list[Path] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        name = f"arbiter-test-{os.getpid()}-{next(_NUMBERS)}"
-        self.units = self.folder / "units"
-        self.log = self.folder / "manager.log"
-        self.units.mkdir()
-        (self.folder / "run").mkdir(mode=0o700)
-        for target in TARGETS:
-            self.write(f"{target}.target", f"[Unit]\nDescription={target}\n")
-        for group in GROUPS:
-            if os.access(group / "cgroup.procs", os.W_OK):
-                (group / name).mkdir()
-                self.groups.append(group / name)
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "XDG_RUNTIME_DIR": str(self.folder / "run"),
-            "SYSTEMD_UNIT_PATH": str(self.units),
-            "GROUPS": " ".join(map(str, self.groups)),
-        }
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    "unshare",
-                    "--mount",
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                    "--mount-proc",
-                    "sh",
-                    "-c",
-                    INIT,
-                    "sh",
-                    SYSTEMD,
-                    "--user",
-                ],
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        until(self._is_running, lambda: f"the manager; it said: {self.log.read_text()}")
-
-    def _is_running(self) -> bool:
-        assert self.process.poll() is None, f"the manager has ended: {self.log.read_text()}"
-        # `degraded` is a manager that runs, with a unit that does not.
-        return bool(self._first()) and self.ctl("is-system-running").stdout.strip() in {"running", "degraded"}
-
-    def _first(self) -> int:
-        return next((found.pid for found in procfs.everyone() if found.parent == self.process.pid), 0)
-
-    def write(self, name: str, text: str) -> None:
-        """Write a unit."""
-        (self.units / name).write_text(text)
-
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """What `systemctl --user` with these words says."""
-        return subprocess.run(
-            ["nsenter", f"--target={self._first()}", "--pid", "--mount", "systemctl", "--user", *words],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-
-    def close(self) -> None:
-        """End it, with all that it has started, and see that nothing is left."""
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        for group in [*self.groups, *Path("/sys/fs/cgroup").glob(f"*/{self.groups[0].name}")]:
-            if group.exists():
-                until(lambda group=group: _remove(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
-
-
-def _remove(group: Path) -> bool:
-    """Whether a control group could be removed, with those below it: none of them has a process any more."""
-    with suppress(OSError):
-        for folder, _, _ in os.walk(group, topdown=False):
-            os.rmdir(folder)
-    return not group.exists()
 
 
 @dataclass

@@ -1,0 +1,301 @@
+"""The files that put a site into production, as text: for `arbiter --init`, and for deploy/, which is made from here.
+
+One place, so that what is documented, what is generated and what the tests run are the same. A function gives a file; its
+arguments are what differs between sites. `%i` as a name makes a template unit of systemd's (systemd.unit(5)).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DRAIN: Final = 5
+"""Seconds that systemd and Kubernetes wait longer than `graceful_timeout` before they kill: for Arbiter's own end."""
+
+
+def service(name: str, *, command: str, directory: str, user: str, graceful_timeout: int) -> str:
+    """A unit for systemd.
+
+    Args:
+        name: of the site.
+        command: what runs Arbiter in the foreground, with an absolute path.
+        directory: where it starts.
+        user: who it runs as, and in the group of the same name.
+        graceful_timeout: seconds, as the setting.
+    """
+    return f"""\
+# Arbiter serves {name}. See docs/systemd.md; `systemd-analyze security` rates what it may do.
+[Unit]
+Description=Arbiter serves {name}
+After=network.target
+
+[Service]
+Type=notify
+# Ready when a worker is; a reload that is refused shows its reason in `systemctl status`.
+ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
+# After USR2 the new supervisor is the main process; the old one speaks when it has to take the service back.
+NotifyAccess=all
+WorkingDirectory={directory}
+User={user}
+Group={user}
+RuntimeDirectory={name}
+# With the socket unit, systemd's own socket is in it.
+RuntimeDirectoryPreserve=yes
+StateDirectory={name}
+# The supervisor says that it lives, and that its workers make progress; when it does not, it is started anew.
+WatchdogSec=30
+Restart=always
+RestartSec=1
+# systemd keeps the listening sockets over `systemctl restart`: who waits in the queue is served by the next.
+FileDescriptorStoreMax=16
+# Before version 254 systemd does not tell that it keeps them.
+Environment=FDSTORE=16
+# Only the supervisor is told to stop, and tells its workers; graceful_timeout and {DRAIN} seconds for its own end.
+KillMode=mixed
+TimeoutStopSec={graceful_timeout + DRAIN}
+LimitNOFILE=65536
+
+# What a web application does not need. Files: it reads everything but other people's, and writes in /run/{name},
+# /var/lib/{name} and /tmp (its own); add ReadWritePaths= for more.
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
+UMask=0027
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit_socket(name: str, *, address: str, group: str) -> str:
+    """A socket unit: systemd listens, also while the service is stopped, on an address as ListenStream= takes it."""
+    access = (
+        f"# Who may connect: nginx runs in this group on Debian.\nSocketGroup={group}\nSocketMode=0660\n"
+        if "/" in address
+        else ""
+    )
+    return f"""\
+# Optional: systemd listens for {name}, so that the queue of connections outlives everything but the machine.
+[Unit]
+Description=The socket of {name}
+
+[Socket]
+ListenStream={address}
+{access}Backlog=2048
+NoDelay=yes
+
+[Install]
+WantedBy=sockets.target
+"""
+
+
+def nginx(name: str, *, upstream: str, static: str, server_name: str) -> str:
+    """A site for nginx.
+
+    Args:
+        name: of the site.
+        upstream: where Arbiter listens: ``unix:/run/shop/http.sock`` or ``127.0.0.1:8000``.
+        static: a directory that nginx serves under /static/ itself; empty for none.
+        server_name: the host name.
+    """
+    variable = name.replace("-", "_")  # a variable of nginx's has no dash
+    files = f"""
+    location /static/ {{
+        alias {static.rstrip("/")}/;
+        expires 1h;
+    }}
+"""
+    return f"""\
+# {name} behind nginx. Arbiter keeps idle connections for 75 s (its setting keepalive), longer than nginx does: so no request
+# meets a connection that is being closed.
+upstream {name} {{
+    server {upstream} fail_timeout=0;
+    keepalive 32;
+    keepalive_timeout 60s;
+}}
+
+map $http_upgrade ${variable}_connection {{
+    default upgrade;
+    "" "";
+}}
+
+server {{
+    listen 80;
+    listen [::]:80;
+    server_name {server_name};
+    client_max_body_size 100m;
+{files if static else ""}
+    location / {{
+        proxy_pass http://{name};
+        proxy_http_version 1.1;
+        proxy_set_header Host $host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Forwarded-Host $host;
+        proxy_set_header X-Request-ID $request_id;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection ${variable}_connection;
+        proxy_redirect off;
+        # An open WebSocket or event stream is silent for longer than nginx's usual 60 s.
+        proxy_read_timeout 1h;
+    }}
+}}
+"""
+
+
+def dockerfile(*, python: str, install: str, app: str) -> str:
+    """A Dockerfile: `install` are the lines that bring the dependencies in; all that is in the directory is the application."""
+    return f"""\
+# Build: wheels are compiled here, and nothing of it but the environment is kept.
+FROM python:{python}-slim AS build
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+{install}
+FROM python:{python}-slim
+# A number: Kubernetes' runAsNonRoot can't look a name up.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /app
+COPY . .
+USER 10001
+EXPOSE 8000
+# In this form Arbiter is process 1, and gets the signals. The worker count follows WEB_CONCURRENCY, or the CPU limit.
+CMD ["arbiter", "--bind", "0.0.0.0:8000", "--access-logfile", "-", "--health-path", "/healthz", "{app}"]
+"""
+
+
+def dockerignore() -> str:
+    """What has no business in an image."""
+    return ".git\n.venv\nvenv\n__pycache__\n*.pyc\n.env\nDockerfile\ncompose.yaml\n"
+
+
+def compose(name: str, *, graceful_timeout: int) -> str:
+    """A compose file."""
+    return f"""\
+services:
+  {name}:
+    build: .
+    ports: ["8000:8000"]
+    environment:
+      WEB_CONCURRENCY: "4"
+    read_only: true
+    tmpfs: [/tmp]
+    restart: unless-stopped
+    stop_grace_period: {graceful_timeout + DRAIN}s
+    healthcheck:
+      test: ["CMD", "python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+      interval: 10s
+      start_period: 60s
+"""
+
+
+def kubernetes(name: str, *, graceful_timeout: int) -> str:
+    """A Deployment and a Service."""
+    delay = 10
+    return f"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+spec:
+  replicas: 2
+  selector:
+    matchLabels: {{app: {name}}}
+  strategy:
+    rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}
+  template:
+    metadata:
+      labels: {{app: {name}}}
+    spec:
+      # drain_delay, graceful_timeout, and {DRAIN} seconds for Arbiter's own end.
+      terminationGracePeriodSeconds: {delay + graceful_timeout + DRAIN}
+      enableServiceLinks: false  # a Service called "arbiter" would set variables that look like Arbiter's settings
+      securityContext: {{runAsNonRoot: true, runAsUser: 10001, seccompProfile: {{type: RuntimeDefault}}}}
+      containers:
+        - name: {name}
+          image: {name}:latest
+          ports: [{{containerPort: 8000, name: http}}]
+          env:
+            # It goes on serving for so long after SIGTERM, and says so to the probe: endpoints are told later than pods.
+            - {{name: ARBITER_DRAIN_DELAY, value: "{delay}s"}}
+          resources:
+            requests: {{cpu: "1", memory: 512Mi}}
+            limits: {{memory: 512Mi}}
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities: {{drop: [ALL]}}
+          volumeMounts: [{{name: tmp, mountPath: /tmp}}]
+          startupProbe:
+            httpGet: {{path: /healthz, port: http}}
+            periodSeconds: 1
+            failureThreshold: 120
+          readinessProbe:
+            httpGet: {{path: /healthz, port: http}}
+            periodSeconds: 2
+      volumes: [{{name: tmp, emptyDir: {{}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{port: 80, targetPort: http}}]
+"""
+
+
+DEPLOY: Final = {
+    "systemd/arbiter@.service": service(
+        "%i",
+        command="/srv/%i/.venv/bin/arbiter -c /etc/arbiter/%i.toml",
+        directory="/srv/%i",
+        user="%i",
+        graceful_timeout=30,
+    ),
+    "systemd/arbiter@.socket": unit_socket("%i", address="/run/%i/http.sock", group="www-data"),
+    "nginx/site.conf": nginx("site", upstream="unix:/run/site/http.sock", static="/srv/site/static", server_name="_"),
+    "docker/Dockerfile": dockerfile(
+        python="3.13",
+        install="COPY requirements.txt .\nRUN pip install -r requirements.txt arbiter-server\n",
+        app="project.wsgi:application",
+    ),
+    "docker/compose.yaml": compose("site", graceful_timeout=30),
+    "kubernetes/site.yaml": kubernetes("site", graceful_timeout=30),
+}
+"""What stands in deploy/, by its path there."""
+
+
+if __name__ == "__main__":
+    import os
+    import sys
+
+    for path, text in DEPLOY.items():
+        whole = os.path.join(sys.argv[1], path)
+        os.makedirs(os.path.dirname(whole), exist_ok=True)
+        with open(whole, "w", encoding="utf-8") as file:
+            file.write(text)
