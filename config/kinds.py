@@ -382,6 +382,21 @@ class Import(Kind[str]):
         return value
 
 
+class ChoiceOrImport(Choice):
+    """One of a few words, or a Python object to import."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__(*words)
+        self.expected = f"{', '.join(words)} or {Import.expected}"
+        self.metavar = f"{'|'.join(words)}|{Import.metavar}"
+
+    def parse(self, raw: object) -> str:
+        """The word in lower case, or the reference as written."""
+        if isinstance(raw, str) and ":" in raw:
+            return Import().parse(raw)
+        return super().parse(raw)
+
+
 class Nullable(Kind[T | None]):
     """A kind that may also be absent: None in Python, and "" where there is no None."""
 

@@ -178,7 +178,8 @@ class Settings:
         section="Workers",
         flags=("-k", "--worker-class"),
         doc="The kind of worker. `sync` serves one request at a time and keeps no connection; `threaded` serves `threads` at "
-        "a time and keeps connections. `auto` is threaded with `threads` above 1, else sync; so is `sync`, as in Gunicorn. "
+        "a time and keeps connections; `async` serves ASGI applications on an event loop. `auto` is threaded with "
+        "`threads` above 1, else sync; so is `sync`, as in Gunicorn. "
         "Gunicorn's and uvicorn's names for these are taken too: `gthread`, `asgi`, `uvicorn.workers.UvicornWorker` and so on.",
     )
     threads: int = setting(
@@ -201,7 +202,31 @@ class Settings:
         default=1000,
         section="Workers",
         flags=("--worker-connections",),
-        doc="Connections that a threaded worker has open. With so many, the longest idle are closed to make room.",
+        doc="Connections that a threaded or async worker has open. With so many, the longest idle are closed to make room; "
+        "where none is idle, others wait to be accepted, here or by another worker.",
+    )
+    asgi_loop: str = setting(
+        kinds.ChoiceOrImport("auto", "uvloop", "asyncio"),
+        default="auto",
+        section="Workers",
+        flags=("--loop", "--asgi-loop"),
+        doc="The event loop of an async worker. `auto` is uvloop where it is installed; `module:factory` is called for a loop.",
+    )
+    asgi_lifespan: str = setting(
+        kinds.Choice("auto", "on", "off"),
+        default="auto",
+        section="Workers",
+        flags=("--lifespan", "--asgi-lifespan"),
+        doc="Whether ASGI applications are told of a worker's start and end. One that says that it can't start fails the boot. "
+        "With `auto`, one that raises takes no part; with `on`, that fails the boot too.",
+    )
+    cancel_on_disconnect: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Workers",
+        flags=("--cancel-on-disconnect",),
+        doc="Cancel the task of an ASGI request whose client has gone. Without it the application learns of it when it next "
+        "receives (`http.disconnect`) or sends (an OSError).",
     )
     min_uptime: float = setting(
         kinds.Duration(example="5s"),
@@ -322,7 +347,8 @@ class Settings:
         flags=("--request-timeout",),
         doc="How long a request may take. It is cancelled after that, by an exception raised in it, and its client is "
         "answered 504; the worker lives. A request that can give itself more time calls "
-        '`environ["arbiter.extend_deadline"](seconds)`. 0: for ever.',
+        '`environ["arbiter.extend_deadline"](seconds)`, or in ASGI `scope["extensions"]["arbiter.extend_deadline"](seconds)`. '
+        "0: for ever.",
     )
     slow_request_time: float = setting(
         kinds.Duration(example="5s"),
@@ -365,9 +391,9 @@ class Settings:
         default=75.0,
         section="Deadlines",
         flags=("--keep-alive",),
-        doc="How long a threaded worker keeps a connection for the next request. It must be longer than a proxy in front keeps "
-        "it idle (nginx and AWS: 60 s), or now and then a request meets a connection that is being closed; Gunicorn's 2 s are "
-        "not. An idle connection takes no thread. 0: no connection is kept.",
+        doc="How long a threaded or async worker keeps a connection for the next request. It must be longer than a proxy in "
+        "front keeps it idle (nginx and AWS: 60 s), or now and then a request meets a connection that is being closed; "
+        "Gunicorn's 2 s are not. An idle connection takes no thread. 0: no connection is kept.",
     )
     http: str = setting(
         kinds.Choice("auto", "httptools", "h11"),
@@ -376,6 +402,14 @@ class Settings:
         flags=("--http",),
         doc="The HTTP parser. `httptools` is fast and in C, `h11` is in Python; both follow the same rules. `auto` is "
         "httptools where it is installed.",
+    )
+    root_path: str | None = setting(
+        kinds.Nullable(lists.Target(example="/shop")),
+        default=None,
+        default_text="the root",
+        section="HTTP",
+        flags=("--root-path",),
+        doc="Where an ASGI application is mounted. It stands before every path, whether or not a proxy has cut it off.",
     )
     health_path: str | None = setting(
         kinds.Nullable(lists.Target(example="/healthz")),

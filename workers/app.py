@@ -7,17 +7,15 @@ the module raised while it was imported. Only the last has a traceback, without 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import sys
-import traceback
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from arbiter.workers.contract import Exit, Failed, Interrupted
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from arbiter.workers.stacks import application_traceback, one_line
 
 DEFAULT_ATTRIBUTE: Final = "application"
 """What PEP 3333's examples, Django and Gunicorn call it."""
@@ -58,11 +56,53 @@ def load(name: str) -> Any:
     return app
 
 
+def asgi_version(app: Any) -> int:
+    """Which ASGI `app` speaks, 3 (one callable of all three) or 2 (one of the scope that gives another); 0: it speaks WSGI.
+
+    A class is ASGI 2 if its instances are async callables: an instance is made with the scope. A function that is not async
+    tells by how many arguments it must have: WSGI's takes two, a wrapper of an ASGI application takes three.
+    """
+    if getattr(app, "_asgi_single_callable", False):  # asgiref's marks, for what can't be seen
+        return 3
+    if getattr(app, "_asgi_double_callable", False):
+        return 2
+    if inspect.isclass(app):
+        return 2 if inspect.iscoroutinefunction(getattr(app, "__call__", None)) else 0  # noqa: B004 - asked for its kind
+    bare = app
+    while isinstance(bare, functools.partial):
+        bare = bare.func
+    if inspect.iscoroutinefunction(bare):
+        return 3
+    call = getattr(type(bare), "__call__", None)  # noqa: B004 - asked for its kind
+    if not inspect.isroutine(bare) and inspect.iscoroutinefunction(call):
+        return 3
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    needed = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+    ]
+    return {1: 2, 3: 3}.get(len(needed), 0)
+
+
 def is_asgi(app: Any) -> bool:
-    """Whether `app` speaks ASGI 3 (an async callable); a WSGI application is a plain callable."""
-    if inspect.iscoroutinefunction(app):
-        return True
-    return not inspect.isclass(app) and inspect.iscoroutinefunction(getattr(type(app), "__call__", None))  # noqa: B004 - asked for its kind
+    """Whether `app` speaks ASGI; a WSGI application is a plain callable."""
+    return asgi_version(app) > 0
+
+
+def as_asgi3(app: Any) -> Any:
+    """An ASGI application as one of ASGI 3."""
+    if asgi_version(app) != 2:
+        return app
+
+    async def single(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return single
 
 
 def _import(name: str) -> ModuleType:
@@ -122,17 +162,4 @@ def _not_found(during: str, error: str) -> BootError:
 
 
 def _raised(during: str, error: BaseException) -> BootError:
-    shown = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
-    return BootError(Failed(during, _one_line(error), "".join(shown), Exit.BOOT))
-
-
-def _one_line(error: BaseException) -> str:
-    return traceback.format_exception_only(type(error), error)[-1].strip()
-
-
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that begins in the application; all of it when that is nowhere."""
-    at = trace
-    while at and at.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib", importlib.__file__)):
-        at = at.tb_next
-    return at
+    return BootError(Failed(during, one_line(error), application_traceback(error), Exit.BOOT))

@@ -8,6 +8,7 @@ can be ended by any of them; after READY nothing but `poll` blocks without a dea
 from __future__ import annotations
 
 import atexit
+import errno
 import faulthandler
 import fcntl
 import importlib
@@ -60,6 +61,10 @@ ID_VARIABLE: Final = "ARBITER_WORKER_ID"
 ORPHAN_GRACE: Final = 1.0
 """Seconds that a worker takes to finish its request once the supervisor is gone: long enough for a usual request, short
 enough that a new service can have the sockets before anybody asks why it doesn't start."""
+BREATH: Final = 0.5
+"""Seconds until accept is tried again without descriptors, as nginx's accept_mutex_delay: the connection stays in the
+backlog and would wake us at once."""
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 LONGEST_POLL: Final = 15.0
 """Longest wait for a connection, in seconds, whatever the timeout: each ends in an attempt to accept, which finds a
 connection whose wake-up went to a worker that was stopped before it could accept."""
@@ -123,8 +128,10 @@ class Worker(ABC):
         self.vouch()
         ready = self._epoll.poll(wait)
         self.vouch()
-        if not ready:
-            return list(self.listeners)
+        return self.attend(ready) if ready else list(self.listeners)
+
+    def attend(self, ready: list[tuple[int, int]]) -> list[socket.socket]:
+        """Hear what has come by the descriptors of `orders`; the listeners among them are returned."""
         found = []
         for fd, _ in ready:
             if listener := self._by_fd.get(fd):
@@ -136,6 +143,39 @@ class Worker(ABC):
             else:
                 self._hear()
         return found
+
+    @property
+    def orders(self) -> int:
+        """A descriptor that can be read from when `attend` has something to hear: for those who wait elsewhere."""
+        return self._epoll.fileno()
+
+    def poll_orders(self) -> list[tuple[int, int]]:
+        """What `attend` wants, without waiting."""
+        return self._epoll.poll(0)
+
+    def close(self) -> None:  # noqa: B027 - most kinds have nothing to close
+        """The end of a worker that was made, however it ends; after `serve`, if it came to that. Never raises."""
+
+    def accept_descriptor(self, listener: socket.socket) -> tuple[int, Any] | None:
+        """A connection that waits, and its address; None if there is none or it can't be had."""
+        try:
+            # What socket.accept does, without turning three numbers into enums: 2 us of about 40.
+            accepted: tuple[int, Any] = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  see above
+        except (BlockingIOError, ConnectionAbortedError):
+            return None  # another worker was quicker, or the client has gone
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EBADF):
+                return None  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            self.log.warning(f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s.")
+            self.breathe()
+            return None
+        return accepted
+
+    @abstractmethod
+    def breathe(self) -> None:
+        """Do not accept for `BREATH` seconds."""
 
     def vouch(self) -> None:
         """Say that the worker is alive and expects to say so again within `timeout`."""
@@ -258,9 +298,12 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     try:
         app = application(order)
         worker = worker_class(order)(order, app)
-        _warm_up(worker)
-        worker.start()
-        worker.serve()
+        try:
+            _warm_up(worker)
+            worker.start()
+            worker.serve()
+        finally:
+            worker.close()
         # Half of the grace, as for streams: what is cancelled needs time to end, and who retires us kills at its end.
         portal.outlast(max(0.0, worker.retired_at + order.settings.graceful_timeout / 2 - time.monotonic()))
     except BootError as error:
@@ -329,9 +372,11 @@ def load_application(order: Order | TemplateOrder) -> Any:
         raise BootError(Failed("entering its directory", f"{settings.chdir}: {error.strerror}", "", Exit.BOOT)) from error
     sys.path[:0] = [*settings.pythonpath, settings.chdir]
     app = load(settings.wsgi_app or "")
-    if is_asgi(app):
-        hint = "this version serves WSGI: name the WSGI application, like project.wsgi:application"
-        raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is an ASGI application, and {hint}", "", Exit.BOOT))
+    if is_asgi(app) != (order.kind == "async"):
+        hint = "an ASGI application, which the async worker serves: -k async"
+        if order.kind == "async":
+            hint = "a WSGI application, which sync and threaded workers serve: -k sync, or -k threaded"
+        raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is {hint}", "", Exit.BOOT))
     return app
 
 

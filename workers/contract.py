@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 KINDS: Final[Mapping[str, str]] = {
     "sync": "arbiter.workers.sync:SyncWorker",
     "threaded": "arbiter.workers.threaded:ThreadedWorker",
+    "async": "arbiter.workers.asynchronous:AsyncWorker",
 }
 """Worker kinds by name: where the class is, as ``module:class``. Imported in the child only."""
 
@@ -448,6 +449,24 @@ class Row:
         words[6 + status // 100 if 100 <= status < 600 else 11] += 1
         words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
         words[0] += 1
+
+    def count(self, status: int, sent: int, took: int) -> None:
+        """One of many concurrent requests is over, which took so many nanoseconds: `end` without a `begin`. Worker side.
+
+        It adds nothing to BUSY: requests that wait beside each other keep nobody busy. See `spent`.
+        """
+        words = self._words
+        bucket = (took // 1000).bit_length()
+        words[0] += 1
+        words[4] += 1
+        words[5] += sent
+        words[6 + status // 100 if 100 <= status < 600 else 11] += 1
+        words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
+        words[0] += 1
+
+    def spent(self, nanoseconds: int) -> None:
+        """A worker with many concurrent requests was busy for so long, whatever with. Worker side."""
+        self._words[6] += nanoseconds
 
     def read(self) -> Seen:
         """What the row says now. Any process; a writer that died inside `begin` or `end` is read as it left the row."""

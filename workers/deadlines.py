@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import threading
 from math import inf
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from arbiter.workers.client import Client
+from typing import Final, Generic, Protocol, TypeVar
 
 TICK: Final = 0.1
 """Seconds between two notches of the wheel: the shortest deadline that a setting allows."""
 
 
-class Deadlines:
+class Booked(Protocol):
+    """What a connection must have: both are the wheel's."""
+
+    notch: int
+    """0: it is not booked."""
+    booked: float
+    """Monotonic seconds: when it will be looked at; `inf`: never."""
+
+
+T = TypeVar("T", bound=Booked)
+
+
+class Deadlines(Generic[T]):
     """Bookings by notch. For several threads."""
 
     def __init__(self) -> None:
-        self._notches: dict[int, set[Client]] = {}
+        self._notches: dict[int, set[T]] = {}
         self._lock = threading.Lock()
         self.next = inf
         """Monotonic seconds; before it nothing is due."""
 
-    def book(self, client: Client, moment: float) -> None:
+    def book(self, client: T, moment: float) -> None:
         """Have the client come due at `moment` (monotonic seconds) or a tick later, if it does not come due before."""
         notch = int(moment / TICK) + 1
         with self._lock:
@@ -40,13 +49,13 @@ class Deadlines:
             self._notches.setdefault(notch, set()).add(client)
             self.next = min(self.next, client.booked)
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: T) -> None:
         """The client is gone."""
         with self._lock:
             if client.notch:
                 self._remove(client)
 
-    def due(self, now: float) -> list[Client]:
+    def due(self, now: float) -> list[T]:
         """Those whose moment has come; they are booked no more."""
         if now < self.next:
             return []
@@ -57,7 +66,7 @@ class Deadlines:
             self.next = min(self._notches, default=inf) * TICK
         return found
 
-    def _remove(self, client: Client) -> None:
+    def _remove(self, client: T) -> None:
         notch = self._notches[client.notch]
         notch.discard(client)
         if not notch:

@@ -6,11 +6,9 @@ meet is each kind's own affair.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
-from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
@@ -30,11 +28,6 @@ if TYPE_CHECKING:
 LINGER: Final = 2.0
 """Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
 SECONDS_TO_LINGER. nginx waits 5."""
-BREATH: Final = 0.5
-"""Seconds until accept is tried again without descriptors, as nginx's accept_mutex_delay: the connection stays in the
-backlog and would wake us at once."""
-
-_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class GatewayWorker(Worker):
@@ -75,27 +68,13 @@ class GatewayWorker(Worker):
 
     def accept(self, listener: socket.socket) -> tuple[socket.SocketType, Any, dict[str, Any]] | None:
         """A connection that waits, its address and the environ of its listener; None if there is none or it can't be had."""
-        try:
-            # What socket.accept does, without turning three numbers into enums: 2 us of about 40.
-            descriptor, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  see above
-        except (BlockingIOError, ConnectionAbortedError):
-            return None  # another worker was quicker, or the client has gone
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EBADF):
-                return None  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
-            if error.errno not in _NO_DESCRIPTORS:
-                raise
-            self.log.warning(f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s.")
-            self.breathe()
+        if (accepted := self.accept_descriptor(listener)) is None:
             return None
+        descriptor, address = accepted
         family, environ = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
         return client, address, environ
-
-    @abstractmethod
-    def breathe(self) -> None:
-        """Do not accept for `BREATH` seconds."""
 
     def tell_refused(self, refusal: Refusal, host: str) -> None:
         """Log that a request was not let through; `host` is empty for a unix socket's."""

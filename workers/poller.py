@@ -55,7 +55,7 @@ class Poller:
         """
         self.bound = bound
         self.clients: dict[int, Client] = {}
-        self._deadlines = Deadlines()
+        self._deadlines: Deadlines[Client] = Deadlines()
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._knocked = False
         self._listening = False

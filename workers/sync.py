@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
-from arbiter.workers.gateway import BREATH, LINGER, GatewayWorker
+from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import TooSlow
 from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import add_peer

@@ -21,10 +21,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers.base import BREATH
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing, Spent
 from arbiter.workers.crew import Crew
-from arbiter.workers.gateway import BREATH, LINGER, GatewayWorker
+from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal

@@ -37,10 +37,15 @@ def warm_up(app: Any, path: str, environ: dict[str, Any], parse: HeadParser, lim
         Refusal: `path` is not a request's target.
     """
     connection = Connection(parse, limits)
-    connection.feed(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: arbiter-warmup\r\n\r\n".encode("ascii"))
+    connection.feed(request_of(path))
     request = connection.next_request()
     if request is None:
         raise AssertionError("a whole head is a request or a refusal")
     exchange = Exchange(request, connection, _Nowhere(), log, persistent=False)
     exchange.run(app, {**environ, "REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "0"})
     return exchange.status
+
+
+def request_of(path: str) -> bytes:
+    """The request, as a client would send it."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: arbiter-warmup\r\n\r\n".encode("ascii")

@@ -10,6 +10,7 @@ Rule: nothing a client sent may appear in a reason; reasons go back to the clien
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -333,6 +334,79 @@ def check_fields(headers: Iterable[tuple[str, str]]) -> Fields:
     return Fields(block, length, close, dated, named)
 
 
+_byte_names: dict[bytes, int] = {}
+
+
+def _kind_of_bytes(name: bytes) -> int:
+    if type(name) is not bytes:
+        raise TypeError(f"the response field name {name!r} is not bytes")
+    kind = _kind_of(name.decode("latin-1"))
+    if len(_byte_names) < _NAMES_KEPT:
+        _byte_names[name] = kind
+    return kind
+
+
+def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
+    """The response fields of an ASGI application, checked: `check_fields` for names and values that are bytes.
+
+    Raises:
+        BadResponseError: see there.
+        TypeError: a name or value that is not bytes.
+        ValueError: an entry that is not a pair.
+    """
+    lines = []
+    length = -1
+    coded = close = dated = named = False
+    for name, value in headers:
+        kind = _byte_names.get(name)
+        if kind is None:
+            kind = _kind_of_bytes(name)
+        if kind:
+            if kind == _LENGTH_FIELD:
+                if length >= 0:
+                    raise BadResponseError("the response has more than one Content-Length")
+                length = _declared(value.decode("latin-1"))
+            elif kind == _ENCODING:
+                coded = True
+                continue
+            elif kind == _CONNECTION:
+                close = close or b"close" in value.lower()
+                continue
+            elif kind == _HOP:
+                continue
+            elif kind == _DATE:
+                dated = True
+            else:
+                named = True
+        lines.append(name + b": " + value)
+    if coded and length >= 0:
+        raise BadResponseError("the response has both Transfer-Encoding and Content-Length")
+    if not lines:
+        return Fields(b"", length, close, dated, named)
+    lines.append(b"")
+    block = b"\r\n".join(lines)
+    if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):  # see `check_fields`
+        culprit = next(line for line in lines if line.translate(None, _SOUND))
+        raise BadResponseError(f"a control character in the response field {culprit!r}")
+    return Fields(block, length, close, dated, named)
+
+
+def check_response_trailers(headers: Iterable[Iterable[bytes]]) -> bytes:
+    """The trailer fields of a response as lines, checked as its fields are.
+
+    Raises:
+        BadResponseError: see `check_byte_fields`; or one that frames, routes or describes the message, which only a head may
+            have (RFC 9110 section 6.5.1).
+        TypeError, ValueError: see there.
+    """
+    pairs = [(name, value) for name, value in headers]
+    checked = check_byte_fields(pairs)
+    for name, _ in pairs:
+        if _byte_names.get(name, _PLAIN) or _kind_of_bytes(name):
+            raise BadResponseError(f"the trailer field {name!r} may stand in a head only (RFC 9110 section 6.5.1)")
+    return checked.block
+
+
 def _declared(value: str) -> int:
     if not (value.isascii() and value.isdigit()) or len(value) > 18:
         raise BadResponseError(f"the response's Content-Length {value!r} is not a number")
@@ -361,3 +435,25 @@ def check_status(status: str) -> tuple[int, bytes]:
     if len(_statuses) < _STATUSES_KEPT:
         _statuses[status] = checked
     return checked
+
+
+_codes: dict[int, bytes] = {}
+_phrases: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
+def status_line(code: int) -> bytes:
+    """The status line (with its line end) of a final status code, with the phrase that Python knows for it.
+
+    Raises:
+        BadResponseError: not a whole number from 200 to 999.
+    """
+    known = _codes.get(code)
+    if known is not None:
+        return known
+    if not isinstance(code, int):  # an HTTPStatus is one
+        raise BadResponseError(f"the status {code!r} is not a whole number")
+    number = int(code)
+    phrase = _phrases.get(number, "")
+    _, line = check_status(f"{number} {phrase}")
+    _codes[number] = line  # there are eight hundred at most
+    return line

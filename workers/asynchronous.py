@@ -1,0 +1,340 @@
+"""The async worker: one event loop in the main thread, one task per request, as many connections as `worker_connections`.
+
+Connections live on a `Hub`, an epoll of our own that the loop watches; what they share is the `Site`. The loop hears orders
+too: the descriptor that other kinds of worker wait on (`Worker.orders`) is one more that it watches. The worker vouches for
+itself from inside the loop, so the supervisor sees a loop that is blocked; and requests, slow clients and deadlines are looked
+after by one sweep a second, without a timer for any.
+
+Leaving, when it is told to retire: idle connections are closed at once, each response is the last of its connection; at half
+of `graceful_timeout` applications that stream are told that their clients have gone; shortly before its end what is left is
+cancelled; then comes the lifespan's shutdown. So the worker has left before anybody has to kill it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final
+
+from arbiter.workers import portal
+from arbiter.workers.accesslog import open_access_log
+from arbiter.workers.app import BootError, as_asgi3
+from arbiter.workers.base import ORPHAN_GRACE, Worker
+from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
+from arbiter.workers.http1_connection import Http1Connection
+from arbiter.workers.hub import Hub, HubTransport
+from arbiter.workers.interfaces.lifespan import Lifespan
+from arbiter.workers.loops import LoopError, new_loop
+from arbiter.workers.protocols.policy import Refusal
+from arbiter.workers.site import Site
+from arbiter.workers.stacks import application_traceback, stack_of
+from arbiter.workers.warmup_asgi import warm_up_asgi
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from arbiter.workers.contract import Order
+    from arbiter.workers.interfaces.asgi import Exchange
+
+_SWEEP: Final = 1.0
+"""Longest time between two sweeps, in seconds; a quarter of the shortest deadline if that is less."""
+_SHORTEST_SWEEP: Final = 0.05
+_LAST_TURNS: Final = 0.05
+"""Seconds between two looks of a worker that leaves."""
+_FLUSH: Final = 0.05
+"""Seconds that lines of the access log are held back for more, at most: 20 writes a second under any load."""
+_MARGIN: Final = 2.0
+"""Seconds before the end of the grace at which what is left is cancelled, or a quarter of the grace if that is less: for the
+applications' clean-up, and for the lifespan's shutdown."""
+_BREATH: Final = 0.5
+"""Seconds until accept is tried again without descriptors; see `gateway.BREATH`."""
+_CLEAN_UP: Final = 2.0
+"""Seconds that a cancelled request has before it is said to ignore its cancellation; `timelimit.GRACE` for threads."""
+_GONE: Final = Refusal(503, "The server is shutting down.")
+_OVERRUN: Final = Refusal(504, "The application took too long.")
+
+
+class AsyncWorker(Worker):
+    """Many requests at a time, all in one thread."""
+
+    def __init__(self, order: Order, app: Any) -> None:
+        """Starts the application's lifespan, too.
+
+        Raises:
+            BootError: there is no such loop, or the application says that it can't start.
+        """
+        super().__init__(order, as_asgi3(app))
+        settings = self.settings
+        try:
+            self.loop = new_loop(settings.asgi_loop)
+        except LoopError as error:
+            raise BootError(Failed("making the event loop", str(error), "", Exit.BOOT)) from error
+        asyncio.set_event_loop(self.loop)
+        portal.adopt(self.loop)
+        self.loop.set_exception_handler(self._on_loop_error)
+        context = copy_context()
+        self.access_log = open_access_log(settings, self.access) if self.access else None
+        self.lifespan = context.run(Lifespan, self.app, settings.asgi_lifespan, self.log, context)
+        if failed := self.loop.run_until_complete(self.lifespan.start()):
+            self._end_loop(1.0)
+            raise BootError(failed)
+        self.site = Site(self.loop, self.app, settings, self.log, self.row, self.access_log)
+        self.site.context = context
+        self.site.state = self.lifespan.state
+        self.site.is_leaving = lambda: self.draining or self.retiring
+        self.site.on_request_end = self._count
+        self.site.on_departure = self._make_room
+        self.hub = Hub(self.loop, self.listeners, self._welcome)
+        self._facts = {listener: (int(listener.family), listener.getsockname()) for listener in self.listeners}
+        self._is_full = False
+        self._leaving = 0.0  # when it was told to retire, in monotonic seconds; 0.0: it was not
+        self._is_cancelled = False
+        self._cancelled: dict[Exchange, float] = {}  # requests that were cancelled, and when
+        self._flush_due = False
+        self._cpu = time.process_time_ns()
+        self._swept = time.monotonic_ns()
+        deadlines = [
+            settings.head_timeout,
+            settings.write_timeout,
+            settings.keepalive,
+            settings.request_timeout,
+            settings.timeout,
+        ]
+        self._interval = max(_SHORTEST_SWEEP, min(_SWEEP, *(deadline / 4 for deadline in deadlines if deadline)))
+
+    def warm(self, path: str) -> int:
+        return self.loop.run_until_complete(warm_up_asgi(self.site, path))
+
+    def listen(self) -> None:
+        self.hub.listen()
+
+    # Serving ----------------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve until told to retire, then until the last request is done; the last of all also what is in the backlog."""
+        loop = self.loop
+        loop.add_reader(self.orders, self._hear_orders)
+        loop.call_soon(self._look)  # an order may have come before
+        loop.call_later(self._interval, self._sweep)
+        try:
+            loop.run_forever()
+        finally:
+            loop.remove_reader(self.orders)
+        if self._interrupted:
+            raise Interrupted
+
+    def close(self) -> None:
+        if self._leaving:
+            grace = ORPHAN_GRACE if self._orphan else self.settings.graceful_timeout
+            patience = self._leaving + grace - time.monotonic()
+        else:
+            patience = ORPHAN_GRACE  # interrupted, or it was never ready
+        self._end_loop(max(0.2, patience))
+        if self.access_log:
+            self.access_log.flush()
+
+    def _welcome(self, listener: socket.socket) -> bool:
+        """Take one connection of `listener`, if there is one; whether another may be taken."""
+        site = self.site
+        bound = self.settings.worker_connections
+        if len(site.connections) >= bound and not self._evict():
+            self._is_full = True
+            self.hub.stop_listening()
+            return False
+        accepted = self.accept_descriptor(listener)
+        if accepted is None:
+            return False
+        descriptor, address = accepted
+        family, server = self._facts[listener]
+        client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        self.note_wait(client)
+        HubTransport(self.hub, client, address, Http1Connection(site, scheme="http", server=server, client=address))
+        return len(site.connections) < bound
+
+    def _evict(self) -> bool:
+        """Make room: the longest idle connection goes. Whether there was one."""
+        for connection in self.site.idle:
+            connection.drop()
+            self.site.remove(connection)
+            return True
+        return False
+
+    def _make_room(self) -> None:
+        """A connection or a task is gone."""
+        if self._is_full:
+            self._is_full = False
+            if not self._leaving or self.last:
+                self.hub.listen()
+
+    def breathe(self) -> None:
+        self.hub.stop_listening()
+        self.loop.call_later(_BREATH, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if not self._leaving or self.last:
+            self.hub.listen()
+
+    def _count(self) -> None:
+        """A response is over."""
+        if self._quota:
+            self.count_request()
+        if self.access_log and not self._flush_due:
+            self._flush_due = True
+            self.loop.call_later(_FLUSH, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self.access_log:
+            self.access_log.flush()
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the loop can give to nobody: a callback of the application's, or a task of it that nobody waits for."""
+        failure = context.get("exception")
+        if isinstance(failure, Interrupted):
+            return
+        message = context.get("message", "an error in the event loop")
+        self.log.error(f"event loop: {message}\n{application_traceback(failure)}".rstrip())
+
+    # The sweep --------------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self.loop.call_later(self._interval, self._sweep)
+        self.vouch()
+        now = time.monotonic()
+        self.site.sweep(now)
+        if self.settings.request_timeout:
+            self._cancel_overruns(now)
+        if self._cancelled:
+            self._look_at_cancelled(now)
+        cpu, wall = time.process_time_ns(), time.monotonic_ns()
+        self.row.spent(min(cpu - self._cpu, wall - self._swept))
+        self._cpu, self._swept = cpu, wall
+
+    def _cancel_overruns(self, now: float) -> None:
+        limit = self.settings.request_timeout
+        for exchange in list(self.site.active):  # the oldest first
+            if now - exchange.started < limit:
+                break
+            if exchange.deadline <= now and not exchange.done and exchange not in self._cancelled:
+                stack = stack_of(exchange.task)
+                self.log.error(
+                    f"{exchange.name} takes longer than request_timeout ({limit:g} s): cancelled after"
+                    f" {now - exchange.started:.1f} s. It was at:\n{stack}"
+                )
+                self._cancelled[exchange] = now
+                exchange.cancel(_OVERRUN)
+
+    def _look_at_cancelled(self, now: float) -> None:
+        for exchange, since in list(self._cancelled.items()):
+            if exchange not in self.site.active:
+                del self._cancelled[exchange]
+            elif 0 < since < now - _CLEAN_UP:
+                self._cancelled[exchange] = 0.0  # said once
+                self.log.error(f"{exchange.name} ignores its cancellation. The worker is to be replaced.")
+                self.say(Spent("a request of it ignores its cancellation"))
+
+    # Orders and leaving -----------------------------------------------------------------------------------------------
+
+    def _hear_orders(self) -> None:
+        self.attend(self.poll_orders())
+        self._look()
+
+    def _look(self) -> None:
+        """See what has been ordered."""
+        if self._interrupted:
+            self.loop.stop()
+        elif self.retiring and not self._leaving:
+            self._leaving = self.retired_at
+            if not self.last:
+                self.hub.stop_listening()
+            self.site.retire()
+            self._leave()
+
+    def _leave(self) -> None:
+        """A look at whether the worker can go, again and again until it can."""
+        now = time.monotonic()
+        site = self.site
+        is_accepting = self.last and not self._orphan and self._is_knocked()
+        if is_accepting:
+            self.hub.listen()
+        else:
+            self.hub.stop_listening()
+        grace = ORPHAN_GRACE if self._orphan else self.settings.graceful_timeout
+        end = self._leaving + grace
+        site.sweep(now)
+        if now >= self._leaving + grace / 2:
+            site.wind_up()
+        if now >= end - min(_MARGIN, grace / 4):
+            self._cancel_all()
+        is_over = now >= end - min(_MARGIN, grace / 4) / 2
+        if (site.is_done and not is_accepting) or is_over:
+            if not site.is_done:
+                self.log.warning(f"leaving with {len(site.active)} requests that ignore their cancellation")
+            self.loop.stop()
+        else:
+            self.vouch()
+            self.loop.call_later(_LAST_TURNS, self._leave)
+
+    def _cancel_all(self) -> None:
+        if self._is_cancelled:
+            return
+        self._is_cancelled = True
+        if self.site.active:
+            self.log.warning(f"{len(self.site.active)} requests are cancelled at the end of graceful_timeout")
+        for exchange in list(self.site.active):
+            exchange.cancel(_GONE)
+        for connection in list(self.site.connections):
+            connection.drop()
+
+    def _is_knocked(self) -> bool:
+        """Whether a connection waits to be accepted. In a listener that was shut down nobody does, whatever poll says first."""
+        waiting = select.poll()
+        for listener in self.listeners:
+            if listener.fileno() >= 0:
+                waiting.register(listener, select.POLLIN)
+        return any(event & (select.POLLIN | select.POLLHUP) == select.POLLIN for _, event in waiting.poll(0))
+
+    def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        super()._on_term(signum, frame)
+        self.loop.call_soon_threadsafe(self._look)
+
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        # The loop swallows what is raised in a task, so it is stopped as well; the raise ends what blocks it.
+        if not self._interrupted:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        super()._on_interrupt(signum, frame)
+
+    def _orphaned(self) -> None:
+        if not self._orphan:
+            self.hub.stop_listening()  # before they are closed: epoll would go on to report them
+        super()._orphaned()
+        self.loop.call_soon_threadsafe(self._look)
+
+    def _end_loop(self, patience: float) -> None:
+        """Shut the lifespan down, end what the application has left running, and close the loop. Bounded."""
+        loop = self.loop
+        if loop.is_closed():
+            return
+        try:
+            loop.run_until_complete(portal.settle(patience / 2))
+            loop.run_until_complete(self.lifespan.stop(max(0.1, patience / 2)))
+            loop.run_until_complete(_end_tasks(min(1.0, patience)))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        except (Interrupted, RuntimeError):
+            pass  # stopped in the middle: leave now
+        finally:
+            if hasattr(self, "hub"):
+                self.hub.close()
+            asyncio.set_event_loop(None)
+
+
+async def _end_tasks(patience: float) -> None:
+    """Cancel all other tasks, as `asyncio.run` does, and wait for them."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=patience)

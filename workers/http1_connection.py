@@ -1,0 +1,405 @@
+"""HTTP/1 on an event loop: one connection, whose requests go to the application one after another.
+
+It is an `asyncio.Protocol` towards the transport, a `Stream` towards the request's `Exchange`, and a `LoopConnection` towards
+the `Site`. Bytes are kept by the sans-I/O `Connection`: a body is taken from it as the application asks, a pipelined request
+when the one before has its response, and reading pauses when too much waits there. Heads come from `response.build`.
+
+Rules: one exchange at a time. A deadline holds the client, never the application: there is one while a head, a piece of body
+that the application wants, room for the response, or the next request is waited for.
+
+Where a connection is handed over to another protocol is told in `site`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from arbiter.workers.interfaces.asgi_scope import connection_scope
+from arbiter.workers.protocols.policy import Refusal, status_line
+from arbiter.workers.protocols.response import CONTINUE, EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
+from arbiter.workers.site import LINGER, QUIET
+
+if TYPE_CHECKING:
+    from arbiter.workers.hub import HubTransport
+    from arbiter.workers.interfaces.asgi import Exchange
+    from arbiter.workers.protocols.policy import Fields, Request
+    from arbiter.workers.site import Site
+
+_NO_BODY, _LENGTH, _CHUNKED, _CLOSE = Framing  # a member read from its class costs ten globals
+
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""HTTP/2's connection preface: RFC 9113 section 3.4."""
+_WAITING: Final = 64 * 1024
+"""Bytes received and not asked for from which on reading pauses."""
+_JOINED: Final = 64 * 1024
+"""Pieces up to this size together are copied into one; above it, they are gathered."""
+_STRIDE: Final = 16 * 1024
+"""A client must move this many bytes within `write_timeout`; see `transport.STRIDE`."""
+_WITH_ITS_REQUEST: Final = 0.1
+"""Seconds in which the end of what a client sends belongs to its request: it has shut down its side at once, and waits for the
+answer. Later, it has gone: a client that goes away looks no different."""
+
+
+class Http1Connection(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_exchange",
+        "_expects",
+        "_framing",
+        "_http",
+        "_is_fresh",
+        "_is_half_closed",
+        "_left",
+        "_lingers",
+        "_mark",
+        "_moved",
+        "_persistent",
+        "blocked",
+        "booked",
+        "client",
+        "deadline",
+        "notch",
+        "sends_files",
+        "site",
+        "template",
+        "transport",
+    )
+
+    def __init__(self, site: Site, *, scheme: str, server: object, client: object) -> None:
+        """For a transport whose `connection_made` comes next; the addresses are as `connection_scope` takes them."""
+        self.site = site
+        self.client = client[0] if isinstance(client, tuple) else ""
+        """The peer's host; empty on a unix socket."""
+        self.template = connection_scope(scheme=scheme, server=server, client=client, root_path=site.root_path)
+        self._http = site.parser()
+        self._exchange: Exchange | None = None
+        self._framing = _NO_BODY
+        self._persistent = True
+        self._expects = False  # the client waits for a 100
+        self._is_fresh = True  # nothing has been received
+        self._is_half_closed = False  # it sends no more
+        self._lingers = False  # it has its last response; what it sends is thrown away
+        self.blocked = False
+        self.sends_files = False
+        self.notch = 0
+        self.booked = inf
+        self.deadline = inf
+        self._moved = self._mark = 0  # bytes received of a request with a body: so far, and when the deadline was set
+        self._left = 0  # bytes that waited to be sent then
+
+    # The transport's side ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: HubTransport = transport  # type: ignore[assignment]  # or another's with the same methods
+        self.sends_files = self.site.settings.sendfile and hasattr(transport, "send_file")
+        self.site.add(self)
+        self.deadline = monotonic() + self.site.head_timeout
+        self.site.book(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingers:
+            return
+        http = self._http
+        exchange = self._exchange
+        if exchange is not None:
+            http.feed(data)
+            self._moved += len(data)
+            if not http.body_ended:
+                exchange.wake()
+            if http.pending >= _WAITING:
+                self.transport.pause_reading()
+            return
+        if self._is_fresh:
+            self._is_fresh = False
+            if data.startswith(b"PRI") and self._is_preface(data):
+                return
+        http.feed(data)
+        self._next()
+
+    def _is_preface(self, data: bytes) -> bool:
+        """Whether HTTP/2 has taken over, because the client speaks it without asking."""
+        successor = self.site.upgrades.get(b"h2")
+        return successor is not None and _PREFACE.startswith(data[: len(_PREFACE)]) and successor(self, None, data)
+
+    def eof_received(self) -> bool:
+        """Whether the transport is to stay open for a response."""
+        self._is_half_closed = True
+        exchange = self._exchange
+        if self._lingers or exchange is None:
+            return False
+        self._persistent = False
+        if not self._http.body_ended or monotonic() - exchange.started > _WITH_ITS_REQUEST:
+            exchange.leave()
+            return False
+        exchange.close_soon()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        exchange = self._exchange
+        if exchange is not None:
+            self._persistent = False
+            exchange.leave()
+        self.deadline = inf
+        self.site.remove(self)
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self._grant(self.site.write_timeout)
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self.deadline = inf
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Begin the next request, if its head is here."""
+        http = self._http
+        site = self.site
+        try:
+            request = http.next_request()
+        except Refusal as refusal:
+            self._refuse_head(refusal)
+            return
+        if request is None:
+            if self in site.idle:  # the rest of a head has its own deadline
+                del site.idle[self]
+                self.deadline = monotonic() + site.head_timeout
+                site.book(self)
+            return
+        if site.idle:
+            site.idle.pop(self, None)
+        self.deadline = inf
+        if request.upgrade and self._is_taken_over(request):
+            return
+        self._expects = request.expects_continue
+        self._exchange = site.begin(self, request, self.template)
+        if http.pending >= _WAITING:
+            self.transport.pause_reading()
+
+    def _is_taken_over(self, request: Request) -> bool:
+        """Whether another protocol has taken the connection."""
+        successor = self.site.upgrades.get(request.upgrade)
+        if successor is None or (request.upgrade == b"websocket" and request.method != b"GET") or request.length:
+            return False
+        return successor(self, request, self._http.take_rest())
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Leave the transport to another protocol; its `connection_made` is called."""
+        self.site.remove(self)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+
+    def _refuse_head(self, refusal: Refusal) -> None:
+        """Answer a request that was not let through."""
+        self.site.tell_refused(refusal, self.client)
+        self.site.idle.pop(self, None)
+        self._persistent = False
+        self.transport.write(refuse(refusal))
+        self._part()
+
+    def _grant(self, seconds: float) -> None:
+        """Wait for the client, for so long from now on."""
+        self.deadline = monotonic() + seconds
+        self._mark = self._moved
+        self._left = self.transport.get_write_buffer_size()
+        self.site.book(self)
+
+    # The exchange's side (`Stream`) -----------------------------------------------------------------------------------
+
+    @property
+    def body_ended(self) -> bool:
+        return self._http.body_ended
+
+    def read(self) -> bytes | None:
+        http = self._http
+        data = http.next_body()
+        if data is None:
+            if self._expects:
+                self._expects = False
+                self.transport.write(CONTINUE)
+            if self.deadline == inf or self._moved - self._mark >= _STRIDE:
+                self._grant(self.site.write_timeout)
+            self.transport.resume_reading()
+            return None
+        self._expects = False
+        self.deadline = inf
+        if http.pending < _WAITING and not self._is_half_closed:
+            self.transport.resume_reading()
+        return data
+
+    def send_early_hints(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
+        exchange = self._exchange
+        if exchange is not None and exchange.request.version == "HTTP/1.1":
+            self.transport.write(EARLY_HINTS % fields.block)
+
+    def send_head(self, exchange: Exchange, body: bytes, known: int, *, ended: bool) -> None:
+        status = exchange.status
+        head = build(
+            exchange.request,
+            status,
+            status_line(status),
+            exchange.fields,
+            known=known,
+            persistent=self._persistent and self.site.keepalive > 0 and not self.site.retiring and not self._is_half_closed,
+        )
+        self._expects = False
+        self._persistent = head.persistent
+        self._framing = framing = head.framing
+        data = head.data
+        exchange.head_size = len(data)
+        if not body:
+            self.transport.write(data + LAST_CHUNK if ended and framing is _CHUNKED else data)
+        elif framing is _CHUNKED:
+            self._write_chunk(data, body, b"\r\n0\r\n\r\n" if ended else b"\r\n")
+        elif len(body) <= _JOINED:
+            self.transport.write(data + body)
+        else:
+            self.transport.writelines((data, body))
+
+    def send_body(self, body: bytes, *, ended: bool) -> None:
+        if self._framing is _CHUNKED:
+            if body:
+                self._write_chunk(b"", body, b"\r\n0\r\n\r\n" if ended else b"\r\n")
+            elif ended:
+                self.transport.write(LAST_CHUNK)
+        elif body:
+            self.transport.write(body)
+
+    def _write_chunk(self, before: bytes, body: bytes, after: bytes) -> None:
+        size = b"%x\r\n" % len(body)
+        if len(body) <= _JOINED:
+            self.transport.write(before + size + body + after)
+        else:
+            self.transport.writelines((before + size, body, after))
+
+    def send_file(self, fd: int, offset: int, count: int, *, ended: bool) -> None:
+        chunked = self._framing is _CHUNKED
+        if chunked:
+            self.transport.write(b"%x\r\n" % count)
+        self.transport.send_file(fd, offset, count)
+        if chunked:
+            self.transport.write(b"\r\n0\r\n\r\n" if ended else b"\r\n")
+
+    def send_trailers(self, block: bytes, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
+        if self._framing is _CHUNKED:
+            self.transport.write(b"0\r\n" + block + b"\r\n")
+
+    def refuse(self, refusal: Refusal, *, head_only: bool) -> int:
+        self._persistent = False
+        data = refuse(refusal, head=head_only)
+        self.transport.write(data)
+        return len(data) - data.index(b"\r\n\r\n") - 4
+
+    def abort(self) -> None:
+        self._persistent = False
+        if self._framing is _CLOSE:
+            self.transport.abort()  # only a reset tells it from the end
+        else:
+            self._close()
+
+    def complete(self) -> None:
+        self._exchange = None
+        self.deadline = inf
+        http = self._http
+        transport = self.transport
+        if transport.is_closing():
+            return
+        try:
+            while not http.body_ended and http.next_body():
+                pass  # what is here of a body that nobody has asked for
+        except Refusal:
+            self._persistent = False
+        if not self._persistent or not http.body_ended or self.site.retiring:
+            self._part()
+            return
+        if http.pending:
+            # In a turn of its own: a client that pipelines a thousand requests must not make this a thousand calls deep.
+            self.site.loop.call_soon(self._next_pipelined)
+            return
+        site = self.site
+        site.idle[self] = None
+        self.deadline = monotonic() + site.keepalive
+        if self.deadline < self.booked:
+            site.book(self)
+
+    def _next_pipelined(self) -> None:
+        if self._exchange is None and not self._lingers and not self.transport.is_closing():
+            self._next()
+            if self.deadline == inf and not self._exchange:
+                self._grant(self.site.head_timeout)  # a part of a head was here
+            if not self._is_half_closed and self._http.pending < _WAITING:
+                self.transport.resume_reading()
+
+    def _part(self) -> None:
+        """The client has its last response. Closing with bytes unread resets (RFC 9112 section 9.6): let it take it."""
+        transport = self.transport
+        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or _is_unread(transport)):
+            self._close()
+            return
+        self._lingers = True
+        self._http.take_rest()
+        transport.write_eof()
+        transport.resume_reading()
+        self.deadline = monotonic() + LINGER
+        self.site.book(self)
+
+    def _close(self) -> None:
+        """Close when the client has taken what is on its way, for which it has `write_timeout` again and again."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._grant(self.site.write_timeout)
+
+    # The site's side (`LoopConnection`) -------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        exchange = self._exchange
+        if self.transport.is_closing() or self.blocked:
+            left = self.transport.get_write_buffer_size()
+            if self._left - left >= _STRIDE:
+                self._grant(self.site.write_timeout)
+            else:
+                self.site.log.info("a client was too slow to read the response: its connection is reset")
+                self.transport.abort()
+        elif exchange is not None:
+            if self._moved - self._mark >= _STRIDE:
+                self._grant(self.site.write_timeout)
+            else:
+                self.site.log.info(f"{exchange.name}: the client was too slow to send its body")
+                exchange.give_up(Refusal(408, "The body did not arrive in time."))
+        elif self._http.pending and not self._lingers:
+            self._refuse_head(Refusal(408, "The request's head did not arrive in time."))
+        elif self._lingers or not _is_unread(self.transport):
+            self._close()
+        else:
+            self._grant(QUIET)  # its request is here, and will be read in a moment
+
+    def retire(self) -> None:
+        if self._exchange is not None or self._lingers or self._http.pending or self.transport.is_closing():
+            return
+        site = self.site
+        now = monotonic()
+        since = self.deadline - (site.keepalive if self in site.idle else site.head_timeout)
+        self.deadline = min(self.deadline, since + QUIET)
+        if self.deadline <= now and not _is_unread(self.transport):
+            self._close()
+        else:
+            site.book(self)
+
+    def wind_up(self) -> None:
+        if self._exchange is not None and self._exchange.begun:
+            self._exchange.close_soon()
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+
+def _is_unread(transport: HubTransport) -> bool:
+    """Whether the client has sent something that nobody has read."""
+    return getattr(transport, "is_unread", False)

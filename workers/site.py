@@ -1,0 +1,278 @@
+"""What all connections of one event loop share: the application, who is connected, what is under way, and how it is counted.
+
+A `Site` belongs to a loop, not to a kind of worker: the async worker has one, and whoever serves connections on another
+worker's portal loop makes one too. It waits for nothing and owns no socket.
+
+**The seam for protocols.** A connection is an `asyncio.Protocol` that is also a `LoopConnection`: the site knows it from
+`connection_made` (`add`) to `connection_lost` (`remove`), and calls `retire`, `wind_up` and `expire` on it. Connections begin
+as HTTP/1 (`http1_connection.Http1Connection`), which hands over where the site names a successor:
+
+* ``upgrades[b"websocket"]``: a GET with ``Upgrade: websocket`` over HTTP/1.1, before the application is called;
+* ``upgrades[b"h2c"]``: likewise (a request with a body is not upgraded);
+* ``upgrades[b"h2"]``: ALPN has chosen ``h2``, or the first bytes are HTTP/2's connection preface; `request` is None then.
+
+A successor is called as ``takes_over(connection, request, rest)``: the connection that it replaces (of which it may use `site`,
+`transport`, `template` (see `asgi_scope.connection_scope`), `client`), the request, and the bytes that came behind it. It
+answers whether it takes over; then it has called ``connection.hand_over(protocol)`` with its own protocol, on whose
+`connection_made` the site's `add` is due, and has fed itself `rest`. If it declines, the request is served as plain HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids
+from arbiter.workers.contract import Doing
+from arbiter.workers.deadlines import Deadlines
+from arbiter.workers.interfaces.asgi import Exchange
+from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope
+from arbiter.workers.interfaces.health import health_application
+from arbiter.workers.protocols.http1 import Connection, head_parser
+from arbiter.workers.protocols.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from arbiter.config.schema import Settings
+    from arbiter.workers.accesslog import AccessLog
+    from arbiter.workers.contract import Log, Row
+    from arbiter.workers.interfaces.asgi import Application, Stream
+    from arbiter.workers.protocols.policy import Refusal, Request
+
+    class Successor(Protocol):
+        """Who takes a connection over from HTTP/1; see the module."""
+
+        def __call__(self, connection: Any, request: Request | None, rest: bytes) -> bool: ...
+
+
+class LoopConnection(Protocol):
+    """What the site wants of each connection. All calls come on the loop's thread."""
+
+    notch: int
+    """0 at first; `Deadlines`' own, as is `booked` (`inf` at first)."""
+    booked: float
+    deadline: float
+    """Monotonic seconds: when `expire` is due; `inf`: never. Whoever sets it to an earlier moment than before calls
+    `Site.book`; to a later one, it need not."""
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+    def retire(self) -> None:
+        """The worker leaves: close if nothing is under way, else when it is done; begin nothing new."""
+
+    def wind_up(self) -> None:
+        """Half the grace is over: tell streaming applications that their clients have gone."""
+
+    def drop(self) -> None:
+        """Close now, whatever is under way."""
+
+
+class Site:
+    """The state that connections of one loop share. Attributes that connections read are public."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        app: Application,
+        settings: Settings,
+        log: Log,
+        row: Row,
+        access_log: AccessLog | None,
+    ) -> None:
+        self.loop = loop
+        self.app = app
+        self.settings = settings
+        self.log = log
+        self.row = row
+        self.access_log = access_log
+        self.context: Context | None = None
+        """What each request's context is a copy of; None: of the one at hand."""
+        self.state: dict[str, Any] = {}
+        """Of the lifespan: each request gets a copy."""
+        self.connections: set[LoopConnection] = set()
+        self.idle: dict[LoopConnection, None] = {}
+        """Connections that are kept and have nothing under way, the longest idle first."""
+        self.active: dict[Exchange, None] = {}
+        """Requests whose application has not returned, the oldest first."""
+        self.upgrades: dict[bytes, Successor] = {}
+        self.retiring = False
+        """The worker leaves: nothing new is begun, and each response says that it is the last on its connection."""
+        self.is_leaving: Callable[[], bool] = lambda: self.retiring
+        """What a health check is answered by."""
+        self.on_request_end: Callable[[], None] = _nothing
+        """Called when a response is over: ``max_requests``."""
+        self.on_departure: Callable[[], None] = _nothing
+        """Called when a connection or a task is gone: there is room, or a worker that leaves has less to wait for."""
+        self.cancels_on_disconnect = settings.cancel_on_disconnect
+        self.root_path = (settings.root_path or os.environ.get("SCRIPT_NAME", "")).rstrip("/")
+        """Where the application is mounted; SCRIPT_NAME is the variable that WSGI applications are mounted by."""
+        self.keepalive = settings.keepalive
+        self.head_timeout = settings.head_timeout
+        self.write_timeout = settings.write_timeout
+        self.request_timeout = settings.request_timeout
+        self.limits = Limits.of(
+            request_line=settings.limit_request_line,
+            fields=settings.limit_request_fields,
+            field_size=settings.limit_request_field_size,
+            body=settings.limit_request_body,
+        )
+        self._parse = head_parser(settings.http)
+        self._health = (settings.health_path or "").encode()
+        self._health_app = health_application(lambda: self.is_leaving())  # noqa: PLW0108 - it may be another by then
+        self._deadlines: Deadlines[LoopConnection] = Deadlines()
+        self._ids = Ids() if access_log and access_log.wants_id else None
+        self._held: list[Exchange] = []
+        self._spawn = asyncio.Task if loop.get_task_factory() is None else None
+
+    def parser(self) -> Connection:
+        """A new connection, as HTTP/1 sees it."""
+        return Connection(self._parse, self.limits)
+
+    # Connections ------------------------------------------------------------------------------------------------------
+
+    def add(self, connection: LoopConnection) -> None:
+        """A connection has been made, or has been taken over."""
+        self.connections.add(connection)
+
+    def remove(self, connection: LoopConnection) -> None:
+        """A connection is lost, or has been handed over."""
+        self.connections.discard(connection)
+        self.idle.pop(connection, None)
+        self._deadlines.forget(connection)
+        self.on_departure()
+
+    def book(self, connection: LoopConnection) -> None:
+        """Have the connection looked at when its deadline passes."""
+        if connection.deadline < connection.booked:
+            self._deadlines.book(connection, connection.deadline)
+
+    def sweep(self, now: float) -> None:
+        """Look after the connections whose deadlines have passed. Costs what is due, not what there is."""
+        for connection in self._deadlines.due(now):
+            if connection.deadline <= now:
+                connection.expire()
+            if now < connection.deadline < inf and connection in self.connections:
+                self._deadlines.book(connection, connection.deadline)
+
+    def tell_refused(self, refusal: Refusal, client: str) -> None:
+        """Log and count a request that was not let through; `client` is empty on a unix socket."""
+        self.log.info(f"refused a request from {client or 'a unix socket'}: {refusal.status}, {refusal.reason}")
+        self.row.count(refusal.status, 0, 0)
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, stream: Stream, request: Request, template: dict[str, Any]) -> Exchange:
+        """Start the application on a request, in a task of its own; it takes its first step in the loop's next turn.
+
+        `template` is the connection's; see `asgi_scope.connection_scope`.
+        """
+        scope = http_scope(template, request)
+        scope["state"] = self.state.copy()
+        extensions = scope["extensions"] = HTTP_EXTENSIONS.copy()
+        started = monotonic()
+        exchange = Exchange(self, stream, request, scope, started)
+        if self.request_timeout:
+            exchange.deadline = started + self.request_timeout
+            extensions["arbiter.extend_deadline"] = _Extend(exchange)
+        else:
+            extensions["arbiter.extend_deadline"] = _nothing_to_extend
+        if self._ids:
+            scope[REQUEST_ID] = self._ids.of(request)
+        app = self.app
+        if self._health and request.target.partition(b"?")[0] == self._health and request.method in (b"GET", b"HEAD"):
+            app = self._health_app
+        if not self.active:
+            self.row.phase(Doing.APP)
+        self.active[exchange] = None
+        context = self.context.copy() if self.context is not None else None
+        if self._spawn is not None:
+            exchange.task = self._spawn(exchange.run(app), loop=self.loop, name="request", context=context)
+        else:
+            exchange.task = self.loop.create_task(exchange.run(app), name="request", context=context)
+        return exchange
+
+    def hold(self, exchange: Exchange) -> None:
+        if not self._held:
+            self.loop.call_soon(self._release)
+        self._held.append(exchange)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for exchange in held:
+            exchange.flush()
+
+    def answered(self, exchange: Exchange) -> None:
+        seconds = monotonic() - exchange.started
+        self.row.count(exchange.status, exchange.head_size + exchange.sent, int(seconds * 1e9))
+        self.on_request_end()
+        if self.access_log:
+            self._note(exchange, seconds)
+
+    def ended(self, exchange: Exchange) -> None:
+        active = self.active
+        del active[exchange]
+        exchange.task = None
+        if not active:
+            self.row.phase(Doing.IDLE)
+            self.on_departure()
+
+    def _note(self, exchange: Exchange, seconds: float) -> None:
+        client = exchange.scope.get("client")
+        remote = client[0] if client else ""
+        if self.access_log:
+            self.access_log.add(
+                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, exchange.scope)
+            )
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Begin nothing new."""
+        self.retiring = True
+        for connection in list(self.connections):
+            connection.retire()
+
+    def wind_up(self) -> None:
+        """Tell applications that stream that their clients have gone."""
+        for connection in list(self.connections):
+            connection.wind_up()
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is under way."""
+        return not self.connections and not self.active
+
+
+class _Extend:
+    """``scope["extensions"]["arbiter.extend_deadline"]`` of a request with a deadline."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __call__(self, seconds: float) -> None:
+        """Give the request so many seconds from now on."""
+        self._exchange.deadline = monotonic() + seconds
+
+
+def _nothing_to_extend(seconds: float) -> None:
+    """The same where there is no deadline."""
+
+
+def _nothing() -> None:
+    """Nobody has asked to be told."""
+
+
+QUIET: Final = 0.3
+"""Seconds that a connection must have been idle before a site that retires closes it. Who has just had a response, or has just
+connected, may be sending: it gets its answer, and is told to close with it."""
+LINGER: Final = 2.0
+"""Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
+SECONDS_TO_LINGER. nginx waits 5."""
