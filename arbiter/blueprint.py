@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from arbiter.facts import Plan
@@ -24,7 +25,8 @@ class Blueprint:
     number: int
     settings: Settings
     kind: str
-    listeners: tuple[socket.socket, ...]
+    groups: tuple[tuple[socket.socket, ...], ...]
+    """Its listening sockets by address; several at one address: one for each slot (`reuse_port`)."""
     log: Log
     access: Sink | None
     sinks: frozenset[Sink]
@@ -39,6 +41,11 @@ class Blueprint:
     def title(self) -> str:
         """What a process list calls it, after the role."""
         return self.settings.proc_name or self.app
+
+    @property
+    def listeners(self) -> tuple[socket.socket, ...]:
+        """All its listening sockets."""
+        return tuple(chain.from_iterable(self.groups))
 
     @property
     def threads(self) -> int:
@@ -74,12 +81,14 @@ class Blueprint:
 
     def order(self, id: WorkerId, rows: tuple[Row, ...], channel: socket.socket, dump: int, lifeline: int) -> Order:  # noqa: A002
         """What a worker of this generation is told; what is not the generation's is its own."""
+        own = {group[(id.slot - 1) % len(group)] for group in self.groups}  # who was added by signal shares a socket
         return Order(
             id=id,
             generation=self.number,
             settings=self.settings,
             kind=self.kind,
-            listeners=self.listeners,
+            listeners=tuple(sorted(self.listeners, key=lambda listener: listener not in own)),
+            own=len(own),
             channel=channel,
             lifeline=lifeline,
             dump=dump,

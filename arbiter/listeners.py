@@ -7,35 +7,48 @@ Closing a listening socket resets the connections that wait in its queue. So at 
 first (nobody new gets in), the workers serve who is inside, and only an empty queue is closed. Sockets that outlive us, of a
 .socket unit or in systemd's store, are never shut: who waits there is served by the next start. Neither are those that
 another supervisor has too, during an upgrade: who waits there is served by that one.
+
+With `reuse_port` an address has a **group** of sockets, one for each slot, and the kernel spreads connections over their
+queues. A slot's worker and its successors take from their own first; each also takes what another leaves lying, so a worker
+that is busy, dead or not wanted any more holds up nobody, and a group never has to be drained: it only grows. A socket that
+is new to a group gets no connection before all workers have it (`keep_only`), as those that live already can't be given it.
 """
 
 from __future__ import annotations
 
-import array
-import errno
 import os
 import select
 import socket
-import stat
-import struct
-import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from itertools import chain, compress, zip_longest
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from arbiter.config.addresses import Address, Scheme, parse_address
 from arbiter.errors import StartError, why
+from arbiter.sockets import (
+    STORE_PREFIX,
+    advice,
+    bind_beside,
+    bind_tcp,
+    display,
+    identity,
+    is_at,
+    is_shared,
+    remove_if_stale,
+    shut,
+    steer,
+    store_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from arbiter.systemd import Passed, Store
 
-STORE_PREFIX: Final = "arbiter-"
-"""How the names of the sockets begin that we put into systemd's store ourselves."""
-SO_ATTACH_FILTER: Final = 26
-"""From asm-generic/socket.h; the socket module does not have it. socket(7)."""
-DROP_ALL: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)
-"""A classic BPF program of one instruction: return 0, keep no byte of any packet."""
+Group: TypeAlias = "tuple[socket.socket, ...]"
+"""The sockets of one address."""
+MOST: Final = 64
+"""Sockets in a group. More queues than cores make nothing quicker, and each worker watches each of them."""
 
 
 class Heirloom(NamedTuple):
@@ -64,7 +77,9 @@ class Listeners:
             StartError: one of them is no socket.
         """
         self._store = store
-        self._open: dict[Address, socket.socket] = {}
+        self._open: dict[Address, Group] = {}
+        self._steered: dict[Address, int] = {}
+        """Among how many of a group connections are spread, where that is not left to the kernel."""
         self._files: dict[Address, tuple[int, int]] = {}
         """Device and inode of the files that were made for Unix sockets."""
         self._activated: dict[Address, socket.socket] = {}
@@ -72,9 +87,9 @@ class Listeners:
         """What the store had for us, and no address has wanted yet."""
         self._lent: set[Address] = set()
         """Whose sockets are somebody else's: of a .socket unit, or inherited."""
-        self._kept: dict[Address, str] = {}
+        self._kept: dict[Address, tuple[str, ...]] = {}
         """Names in the store of the sockets that are ours."""
-        self._inherited: dict[Address, socket.socket] = {}
+        self._inherited: dict[Address, Group] = {}
         """What no address has wanted yet."""
         self._shared: set[Address] = set()
         """Whose sockets, files and names in the store another supervisor has too, and answers for."""
@@ -96,35 +111,50 @@ class Listeners:
         """The sockets of a .socket unit; where there are any, they are what is listened on, whatever `bind` says."""
         return tuple(self._activated)
 
-    def get(self, addresses: Iterable[Address], backlog: int, umask: int) -> tuple[socket.socket, ...]:
-        """A listening, non-blocking socket for each address: the one that is open already, or a new one.
+    def get(self, addresses: Iterable[Address], backlog: int, umask: int, share: int = 0) -> tuple[Group, ...]:
+        """Listening, non-blocking sockets for each address: those that are open already, or new ones.
+
+        Args:
+            addresses: as in `bind`.
+            backlog: of each socket.
+            umask: for the files of Unix sockets.
+            share: how many sockets a TCP address is to have, at least; 0: one, at a port that can't be shared.
 
         Raises:
             StartError: an address can't be had; what this call had opened is closed again.
         """
         wanted = self.activated or tuple(dict.fromkeys(addresses))
-        fresh = []
+        before = dict(self._open)
         try:
             for address in wanted:
-                if address not in self._open:
-                    self._open[address] = self._bind(address, backlog, umask)
-                    fresh.append(address)
+                if address not in before:
+                    self._open[address] = self._bind(address, backlog, umask, share=share)
+                self._open[address] = self._grow(address, backlog, min(share, MOST), is_served=address in before)
         except BaseException:
-            for address in fresh:
-                self._close(address)
+            self.keep_only([tuple(before.values())])
             raise
         return tuple(self._open[address] for address in wanted)
 
-    def keep_only(self, sockets: Iterable[socket.socket]) -> None:
-        """Close what no generation uses any more."""
-        used = set(sockets)
-        for address in [address for address, listener in self._open.items() if listener not in used]:
-            self._close(address)
+    def keep_only(self, generations: Iterable[tuple[Group, ...]]) -> None:
+        """Close what no generation uses any more, and spread connections over what all of them use."""
+        used: dict[socket.socket, list[int]] = {}
+        for generation in generations:
+            for group in generation:
+                used.setdefault(group[0], []).append(len(group))
+        for address, group in list(self._open.items()):
+            if not (sizes := used.get(group[0])):
+                self._close(address)
+                continue
+            for listener in group[max(sizes) :]:
+                listener.close()
+            self._open[address] = group[: max(sizes)]
+            if self._steered.get(address, min(sizes)) != min(sizes):
+                self._steer(address, min(sizes))
 
     def leave_only(self, sockets: Iterable[socket.socket]) -> None:
         """In a child: close the copies of all but these. A copy that stays open keeps a port answering that nobody serves."""
         kept = set(sockets)
-        for listener in {*self._open.values(), *self._activated.values()} - kept:
+        for listener in {*chain.from_iterable(self._open.values()), *self._activated.values()} - kept:
             listener.close()
 
     def outlives(self, address: Address) -> bool:
@@ -151,9 +181,10 @@ class Listeners:
                 fd=listener.fileno(),
                 file=self._files.get(address),
                 activated=address in self._activated,
-                kept=self._kept.get(address),
+                kept=name,
             )
-            for address, listener in self._open.items()
+            for address, group in self._open.items()
+            for listener, name in zip_longest(group, self._kept.get(address, ()))
         )
 
     def share(self) -> None:
@@ -168,7 +199,7 @@ class Listeners:
 
     def forget_inherited(self) -> None:
         """Close what was inherited and no address wanted. Its file and its name in the store stay until `own`."""
-        for listener in self._inherited.values():
+        for listener in chain.from_iterable(self._inherited.values()):
             listener.close()
         self._inherited.clear()
 
@@ -178,20 +209,26 @@ class Listeners:
         if heirloom.activated:
             self._activated[address] = listener
             return
-        self._inherited[address] = listener
+        self._inherited[address] = (*self._inherited.get(address, ()), listener)
         self._shared.add(address)
         if heirloom.file:
             self._files[address] = heirloom.file
         if heirloom.kept:
-            self._kept[address] = heirloom.kept
+            self._kept[address] = (*self._kept.get(address, ()), heirloom.kept)
 
     def keep_over_restart(self) -> None:
         """Have systemd keep the sockets that are ours, as far as its store has room; those outlive us from now on."""
-        for address, listener in self._open.items():
-            if address not in self._lent:
-                name = self._kept.get(address) or _store_name(listener)
-                if self._store.put(name, listener.fileno()):
-                    self._kept[address] = name
+        for address, group in self._open.items():
+            if address in self._lent:
+                continue
+            kept = self._kept.get(address, ())
+            names = (*kept, *(store_name(listener, index) for index, listener in enumerate(group) if index >= len(kept)))
+            fits = [self._store.put(name, listener.fileno()) for name, listener in zip(names, group, strict=True)]
+            if all(fits):
+                self._kept[address] = names
+            elif not kept:  # a group is kept whole, or ends with us
+                for name in compress(names, fits):
+                    self._store.remove(name)
 
     def shut(self) -> None:
         """Let nobody new in; who is in the queue stays there.
@@ -200,19 +237,17 @@ class Listeners:
         client's SYN goes unanswered and it tries again a second later, when the socket is closed and refuses at once.
         Unix: the file is removed, so there is nothing to connect to.
         """
-        for address, listener in self._open.items():
+        for address, group in self._open.items():
             if self.outlives(address):
                 continue
-            if listener.family == socket.AF_UNIX:
-                self._remove_file(address)
-            else:
-                program = array.array("B", DROP_ALL)
-                with suppress(OSError):  # no such thing outside Linux: then the last moment before the close is a race
-                    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, program.buffer_info()[0]))
+            self._remove_file(address)
+            for listener in group:
+                if listener.family != socket.AF_UNIX:
+                    shut(listener)
 
     def end_if_empty(self) -> bool:
         """Once the doors are shut: stop listening, for all processes at once, if nobody is in any queue. Whether it did."""
-        ours = [listener for address, listener in self._open.items() if not self.outlives(address)]
+        ours = [listener for address, group in self._open.items() if not self.outlives(address) for listener in group]
         waiting = select.poll()
         for listener in ours:
             waiting.register(listener, select.POLLIN)
@@ -227,68 +262,94 @@ class Listeners:
         """Let go of all: of a socket that outlives us, its file and its place in the store stay."""
         for address in list(self._open):
             if self.outlives(address):
-                self._open.pop(address).close()
+                for listener in self._open.pop(address):
+                    listener.close()
             else:
                 self._close(address)
 
     def names(self) -> list[str]:
         """Where the sockets really are, as URLs or as given: the kernel has chosen what was port 0."""
-        return [_name(address, listener) for address, listener in self._open.items()]
+        return [display(address, group[0]) for address, group in self._open.items()]
 
-    def _bind(self, address: Address, backlog: int, umask: int) -> socket.socket:
+    def _bind(self, address: Address, backlog: int, umask: int, *, share: int) -> Group:
         try:
             if address in self._activated:
-                listener = self._activated[address]
+                group: Group = (self._activated[address],)
                 self._lent.add(address)
             elif inherited := self._inherited.pop(address, None):
-                listener = inherited
+                group = inherited
                 if address.scheme is Scheme.FD:
                     self._lent.add(address)
             elif returned := self._take_returned(address):
-                listener = returned
+                group = returned
             elif address.scheme is Scheme.UNIX:
-                listener = self._bind_unix(address, umask)
+                group = (self._bind_unix(address, umask),)
             elif address.scheme is Scheme.FD:
-                listener = socket.socket(fileno=os.dup(address.fd))
+                group = (socket.socket(fileno=os.dup(address.fd)),)
                 self._lent.add(address)
             else:
-                listener = _bind_tcp(address)
-            if self.outlives(address) and not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                listener.close()
-                raise StartError(f"{address} is not a listening socket. Was the right descriptor passed on?")
+                group = (bind_tcp(address, shared=share > 0),)
+            for listener in group:
+                if self.outlives(address) and not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    listener.close()
+                    raise StartError(f"{address} is not a listening socket. Was the right descriptor passed on?")
         except OSError as error:
-            raise StartError(f"can't listen on {address}: {why(error)}.{_advice(error)}") from error
-        listener.setblocking(False)
-        listener.listen(backlog)  # for an inherited socket too: listen(2) on one that listens only sets the backlog
-        if listener.family in (socket.AF_INET, socket.AF_INET6):
-            # Accepted sockets inherit it (tcp(7)): one system call per listener instead of one per connection.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
+            raise StartError(f"can't listen on {address}: {why(error)}.{advice(error)}") from error
+        for listener in group:
+            _listen(listener, backlog)
+        return group
 
-    def _take_returned(self, address: Address) -> socket.socket | None:
-        """The socket of this address out of systemd's store, where it stays; None if it has none that can be reached."""
-        for index, (name, listener) in enumerate(self._returned):
-            if _is_at(listener, address) and name == _store_name(listener):
-                self._kept[address] = name
-                if address.scheme is Scheme.UNIX and not address.is_abstract:
-                    self._files[address] = _identity(address.path)
-                del self._returned[index]
-                return listener
-        return None
+    def _grow(self, address: Address, backlog: int, size: int, *, is_served: bool) -> Group:
+        """The group with so many sockets, if it can have more. While another supervisor has it too, it stays as it is."""
+        group = self._open[address]
+        if len(group) >= size or address in self._lent or address in self._shared or not is_shared(group[0]):
+            return group
+        fresh: list[socket.socket] = []
+        try:
+            if is_served:
+                self._steer(address, len(group))
+            while len(group) + len(fresh) < size:
+                fresh.append(bind_beside(group[0]))
+                _listen(fresh[-1], backlog)
+        except OSError as error:
+            for listener in fresh:
+                listener.close()
+            raise StartError(f"can't listen on {address} with {size} sockets: {why(error)}.{advice(error)}") from error
+        if not is_served:
+            self._steer(address, size)  # also in place of what was said before a restart
+        return (*group, *fresh)
+
+    def _steer(self, address: Address, count: int) -> None:
+        steer(self._open[address][0], count)
+        self._steered[address] = count
+
+    def _take_returned(self, address: Address) -> Group | None:
+        """The sockets of this address out of systemd's store, where they stay; None if it has none that can be reached."""
+        found: list[tuple[str, socket.socket]] = []
+        for name, listener in sorted(self._returned, key=lambda returned: (len(returned[0]), returned[0])):
+            if is_at(listener, address) and name == store_name(listener, len(found)):
+                found.append((name, listener))
+        if not found:
+            return None
+        self._kept[address] = tuple(name for name, _ in found)
+        if address.scheme is Scheme.UNIX and not address.is_abstract:
+            self._files[address] = identity(address.path)
+        self._returned = [returned for returned in self._returned if returned not in found]
+        return tuple(listener for _, listener in found)
 
     def _bind_unix(self, address: Address, umask: int) -> socket.socket:
         path = f"\0{address.path[1:]}" if address.is_abstract else address.path
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if not address.is_abstract:
-                _remove_if_stale(path)
+                remove_if_stale(path)
             before = os.umask(umask)
             try:
                 listener.bind(path)
             finally:
                 os.umask(before)
             if not address.is_abstract:
-                self._files[address] = _identity(path)
+                self._files[address] = identity(path)
         except BaseException:
             listener.close()
             raise
@@ -298,103 +359,25 @@ class Listeners:
         if address not in self._shared:
             self._give_up(address)
         self._lent.discard(address)
-        self._open.pop(address).close()
+        self._steered.pop(address, None)
+        for listener in self._open.pop(address):
+            listener.close()
 
     def _give_up(self, address: Address) -> None:
-        if name := self._kept.pop(address, ""):
+        for name in self._kept.pop(address, ()):
             self._store.remove(name)
         self._remove_file(address)
 
     def _remove_file(self, address: Address) -> None:
         if made := self._files.pop(address, None):
             with suppress(OSError):
-                if _identity(address.path) == made:
+                if identity(address.path) == made:
                     os.unlink(address.path)
 
 
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
-
-
-def _store_name(listener: socket.socket) -> str:
-    """A socket's name in systemd's store: at most 255 characters, no colon (sd_pid_notify_with_fds(3)).
-
-    It changes when the file of a Unix socket is another one, or is gone (RuntimeDirectory= is emptied between two starts):
-    then nobody can reach the socket any more.
-    """
-    where = listener.getsockname()
-    what = repr(where)
-    if listener.family == socket.AF_UNIX and isinstance(where, str) and where:
-        try:
-            found = os.stat(where)
-            what += f" {found.st_dev} {found.st_ino}"
-        except FileNotFoundError:
-            pass
-    return f"{STORE_PREFIX}{zlib.crc32(what.encode()):08x}"
-
-
-def _is_at(listener: socket.socket, address: Address) -> bool:
-    name = listener.getsockname()
-    if address.scheme is Scheme.UNIX:
-        path = f"\0{address.path[1:]}".encode() if address.is_abstract else address.path
-        return listener.family == socket.AF_UNIX and name == path
-    if address.scheme is Scheme.TCP and listener.family != socket.AF_UNIX:
-        return tuple(name[:2]) == tuple(_resolve(address)[1][:2])
-    return False
-
-
-def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # `localhost` has both families, and clients that know one only know IPv4.
-    family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
-    return family, where
-
-
-def _bind_tcp(address: Address) -> socket.socket:
-    family, where = _resolve(address)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _name(address: Address, listener: socket.socket) -> str:
-    if listener.family == socket.AF_INET:
-        return "http://{}:{}".format(*listener.getsockname())
-    if listener.family == socket.AF_INET6:
-        return "http://[{}]:{}".format(*listener.getsockname()[:2])
-    return str(address)
-
-
-def _remove_if_stale(path: str) -> None:
-    """Remove a socket file behind which nobody listens; raise EADDRINUSE when somebody does, EEXIST when it's no socket."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file of that name exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # somebody listens, and the queue is full
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _advice(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return " Another process listens there: stop it, or choose another address with --bind."
-    if error.errno == errno.EACCES:
-        return " Ports below 1024 need CAP_NET_BIND_SERVICE; a socket's directory must be writable."
-    if isinstance(error, socket.gaierror):
-        return " The host name in --bind is not known here."
-    return ""
+def _listen(listener: socket.socket, backlog: int) -> None:
+    listener.setblocking(False)
+    listener.listen(backlog)  # for an inherited socket too: listen(2) on one that listens only sets the backlog
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        # Accepted sockets inherit it (tcp(7)): one system call per listener instead of one per connection.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

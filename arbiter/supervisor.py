@@ -190,7 +190,7 @@ class Supervisor:
             number=self._number,
             settings=settings,
             kind=_kind(settings),
-            listeners=self._listeners.get(settings.bind, settings.backlog, settings.umask),
+            groups=self._listeners.get(settings.bind, settings.backlog, settings.umask, _share(settings)),
             log=Log(error_sink, settings.loglevel, generation=self._number),
             access=access_sink,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
@@ -230,7 +230,7 @@ class Supervisor:
     def _tidy(self) -> None:
         """Let go of what no generation uses."""
         kept = self._blueprints.values()
-        self._listeners.keep_only(listener for blueprint in kept for listener in blueprint.listeners)
+        self._listeners.keep_only(blueprint.groups for blueprint in kept)
         used = {sink for blueprint in kept for sink in blueprint.sinks}
         for key in [key for key, sink in self._sinks.items() if sink not in used]:
             self._sinks.pop(key).close()
@@ -359,6 +359,11 @@ class Supervisor:
 def _clock() -> str:
     """The time of day, for people."""
     return time.strftime("%H:%M")
+
+
+def _share(settings: Settings) -> int:
+    """How many sockets a port is to have: one for each worker that the settings call for, or one that is not shared (0)."""
+    return max(settings.workers, settings.max_workers) if settings.reuse_port else 0
 
 
 def _kind(settings: Settings) -> str:

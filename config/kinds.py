@@ -298,7 +298,7 @@ class Choice(Kind[str]):
 
     def schema(self) -> Schema:
         """The words."""
-        return {"enum": list(self.words)}
+        return {"enum": [*self.words, *self.others]}
 
     def render(self, value: str) -> Plain:
         """Itself."""

@@ -147,6 +147,16 @@ class Settings:
         flags=("--backlog",),
         doc="Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.",
     )
+    reuse_port: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Sockets",
+        flags=("--reuse-port",),
+        applies="restart",
+        doc="Give each worker a queue of its own at each TCP port (SO_REUSEPORT). The kernel spreads connections evenly, and "
+        "many cores don't wait for one lock. The queues are the supervisor's and outlast workers; a worker serves its own "
+        "first, then those whose workers are busy or gone, so nobody waits for one worker and nothing is lost.",
+    )
     workers: int = setting(
         kinds.Count(),
         default=kinds.Count.AUTO,

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
     from arbiter.workers.contract import Message, Order, TemplateOrder
 
+WAIT: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
+"""How to wait for a connection: the kernel wakes one worker for it, the first in line that waits (epoll_ctl(2))."""
 ID_VARIABLE: Final = "ARBITER_WORKER_ID"
 """The environment variable in which a worker finds its slot."""
 ORPHAN_GRACE: Final = 1.0
@@ -93,6 +95,7 @@ class Worker(ABC):
         self._orphan = False
         self._decoder = Decoder()
         self._by_fd = {listener.fileno(): listener for listener in order.listeners}
+        self._foreign = frozenset(order.listeners[order.own :])
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._wake_read, select.EPOLLIN)
@@ -136,6 +139,10 @@ class Worker(ABC):
         for fd, _ in ready:
             if listener := self._by_fd.get(fd):
                 found.append(listener)
+                if listener in self._foreign:  # stand at the end of the line: its own worker is asked first from now on
+                    with suppress(OSError, ValueError):  # closed: the supervisor is gone
+                        self._epoll.unregister(listener)
+                        self._epoll.register(listener, WAIT)
             elif fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd == self.order.lifeline:
@@ -212,7 +219,7 @@ class Worker(ABC):
     def listen(self) -> None:
         """Have `poll` wait for connections too. A kind that waits for them elsewhere does so here."""
         for listener in self.listeners:
-            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            self._epoll.register(listener, WAIT)
 
     def start(self) -> None:
         """Take signals, wait on the listeners, and say READY."""

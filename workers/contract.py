@@ -118,7 +118,9 @@ class Order:
     kind: str
     """A key of ``KINDS``."""
     listeners: tuple[socket.socket, ...]
-    """Listening, non-blocking, shared with all other workers of the generation."""
+    """Listening, non-blocking, shared with all other workers of the generation. Those of its slot come first."""
+    own: int
+    """How many are of its slot. The others are of other slots: it serves them when their workers don't (`reuse_port`)."""
     channel: socket.socket
     lifeline: int
     """Read end of a pipe whose write end only the supervisor holds: end of file means that it is gone. Opened for this worker

@@ -46,17 +46,19 @@ _BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT)
 class Poller:
     """The connections of a worker."""
 
-    def __init__(self, listeners: Iterable[socket.socket], bound: int) -> None:
+    def __init__(self, listeners: Iterable[socket.socket], bound: int, foreign: frozenset[socket.socket] = frozenset()) -> None:
         """Does not listen yet.
 
         Args:
             listeners: non-blocking.
             bound: how many connections there may be.
+            foreign: listeners that have workers of their own, who come first.
         """
         self.bound = bound
         self.clients: dict[int, Client] = {}
         self._deadlines: Deadlines[Client] = Deadlines()
         self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._foreign = foreign
         self._knocked = False
         self._listening = False
         self._deaf_until = 0.0  # 0.0: it is not deaf, or for ever
@@ -89,6 +91,8 @@ class Poller:
             if client is None:
                 if (listener := self._listeners.get(fd)) is not None:
                     doors.append(listener)
+                    if listener in self._foreign:
+                        self._step_behind(listener)
                 else:
                     self._forget(fd)
             elif client.busy:
@@ -210,6 +214,14 @@ class Poller:
     def ring(self) -> None:
         """Wake who polls."""
         os.eventfd_write(self._bell, 1)
+
+    def _step_behind(self, listener: socket.socket) -> None:
+        """Have a listener's own worker asked before us from now on: the kernel asks in the order of registration."""
+        with self._arming:
+            if self._listening:
+                with suppress(OSError, ValueError):  # closed: the supervisor is gone
+                    self._epoll.unregister(listener)
+                    self._epoll.register(listener, READ | select.EPOLLEXCLUSIVE)
 
     def _forget(self, fd: int) -> None:
         """The bell, or a socket that is closed here and lives on in a child of the application's."""

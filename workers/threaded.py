@@ -81,7 +81,7 @@ class ThreadedWorker(GatewayWorker):
         self._seats = [_Seat(row, self._substitute) for row in rows]
         self._free = self._seats[settings.threads :]
         """For those who take the places of threads that only wait."""
-        self._poller = Poller(self.listeners, settings.worker_connections)
+        self._poller = Poller(self.listeners, settings.worker_connections, self._foreign)
         self._crew: Crew[_Seat, Client | socket.socket] = Crew(self._attend, self._take)
         self._door = threading.Lock()
         self._accepting = True

@@ -51,14 +51,19 @@ class Poster(threading.Thread):
             self.count += 1
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:sock"], ids=["tcp", "unix"])
-@pytest.mark.parametrize("kind", ["sync"])
+BINDS = {"tcp": ("127.0.0.1:0",), "unix": ("unix:sock",), "shared": ("127.0.0.1:0", "--reuse-port")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bind"), [("sync", "tcp"), ("sync", "unix"), ("threaded", "tcp"), ("threaded", "unix"), ("threaded", "shared")]
+)
 def test_a_storm_of_reloads_under_posts_loses_none(arbiter: Arbiter, kind: str, bind: str) -> None:
     """1. Ten threads post bodies of 16 KiB, 3000 at least. 2. HUP, TTIN, HUP, TTOU ... with growing gaps, 24 signals.
 
     Result: no failure; then as many workers as were asked for, of the last generation, and no descriptor more than before.
     """
-    server = arbiter.serve("-k", kind, workers=3, bind=bind)
+    where, *flags = BINDS[bind]
+    server = arbiter.serve("-k", kind, *flags, workers=3, bind=where)
     server.wait_workers(3)
     before = descriptors(server.pid)
     enough = threading.Event()

@@ -402,15 +402,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "shared"])
 def test_sockets_in_the_store_serve_a_restart_without_one_failure(arbiter: Arbiter, manager: Manager, kind: str) -> None:
     """A client asks all the time. 1. A start; the manager keeps the socket. 2. Stop and start, three times.
 
-    Result: the socket is given to the manager before READY=1, under one name for ever; not one request fails.
+    Result: the socket is given to the manager before READY=1, under one name for ever; not one request fails. The same for
+    the two sockets of a shared port (`--reuse-port`).
     """
-    bind, keeps = (f"127.0.0.1:{free_port()}", []) if kind == "tcp" else ("unix:sock", [arbiter.folder / "sock"])
+    shared = ["--reuse-port"] if kind == "shared" else []
+    bind, keeps = (f"127.0.0.1:{free_port()}", []) if kind != "unix" else ("unix:sock", [arbiter.folder / "sock"])
     env = manager.env | {"FDSTORE": "4"}
-    server = arbiter.serve(workers=2, bind=bind, env=env, keeps=keeps)
+    server = arbiter.serve(*shared, workers=2, bind=bind, env=env, keeps=keeps)
     said = manager.wait("READY=1")
     names = set(manager.store)
 
@@ -419,12 +421,12 @@ def test_sockets_in_the_store_serve_a_restart_without_one_failure(arbiter: Arbit
             client.more(50)
             server.stop()
             prefix, fds = passing(manager.store)
-            server = arbiter.serve(workers=2, bind=bind, env=env, prefix=prefix, pass_fds=fds, keeps=keeps)
+            server = arbiter.serve(*shared, workers=2, bind=bind, env=env, prefix=prefix, pass_fds=fds, keeps=keeps)
         client.more(50)
 
     assert client.failures == []
     assert said.index("FDSTORE=1") < said.index("READY=1")
-    assert len(names) == 1
+    assert len(names) == 1 + len(shared)
     assert set(manager.store) == names
     assert manager.lines("FDSTOREREMOVE") == []
     server.stop()
