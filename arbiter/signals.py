@@ -83,7 +83,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._previous = {number: signal.signal(number, _no_op) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, _no_op)
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
         # A full pipe loses nothing that matters: there are thousands of unread signals in it, and reaping polls anyway.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -105,11 +106,13 @@ class Inbox:
         self._close()
 
     def close(self) -> None:
-        """In the supervisor: give the process back as it was."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_FOR)
+        """In the supervisor: all is over but the clearing up, which nobody who asks for the end once more may interrupt.
+
+        Ignored, not handled: the interpreter gives back its own handlers before the process has ended.
+        """
         signal.set_wakeup_fd(-1)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         self._close()
 
     def _close(self) -> None:

@@ -13,6 +13,8 @@ from harness import app
 from waiting import PATIENCE, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clients import Address
     from harness import Arbiter
 
@@ -221,3 +223,13 @@ def test_who_waits_in_the_backlog_at_a_stop_is_served(arbiter: Arbiter, bind: st
         with client, client.makefile("rb") as reply:
             assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
     assert server.ended() == 0
+
+
+def test_asking_again_and_again_for_the_end_does_not_spoil_it(arbiter: Arbiter, tmp_path: Path) -> None:
+    """1. TERM, without a pause, until the process is gone: also while it clears up. Result: status 0, and nothing is left."""
+    for _ in range(3):
+        server = arbiter.serve("--pid", tmp_path / "pid", workers=1, bind=f"unix:{tmp_path}/sock")
+        while server.process.poll() is None:
+            server.send(signal.SIGTERM)
+
+        assert server.ended() == 0
