@@ -144,7 +144,7 @@ UPGRADES = [
     Mutant("upgrade: the service ends before its successor", "fleet", "not self.workers and not self.succession.heir.is_ending and", "not self.workers and"),
     Mutant("upgrade: TTIN takes back what was handed over", "fleet", "by > 0 and self.succession.heir is Heir.REIGNING", "by > 1 and self.succession.heir is Heir.REIGNING"),
     Mutant("upgrade: the old one shuts the doors of the new one", "fleet", "            if self.succession.heir is not Heir.REIGNING:\n                self._doors_at", "            if True:\n                self._doors_at"),
-    Mutant("upgrade: resting is taken for taking back", "fleet", "if not self.resting:\n                    self.succession.reclaim", "if True:\n                    self.succession.reclaim"),
+    Mutant("upgrade: resting is taken for taking back", "fleet", "current.judgement is Judgement.ROLLING and not self.resting:", "current.judgement is Judgement.ROLLING:"),
     Mutant("upgrade: a reload starts beside it", "fleet", "self.succession.heir is Heir.STARTING", "False"),
 ]  # fmt: skip
 
