@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import setproctitle
@@ -21,17 +22,19 @@ from arbiter.kernel import Kernel, Posix
 from arbiter.lifecycle import Ask
 from arbiter.listeners import Listeners
 from arbiter.logs import Log, Sink
+from arbiter.news import News
 from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
 from arbiter.signals import Command
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
-from arbiter.workers.contract import KINDS, Drain, ReopenLogs, Retire
+from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
 
 if TYPE_CHECKING:
     from arbiter.config.resolve import Resolved
     from arbiter.config.schema import Settings
     from arbiter.daemon import Daemon
+    from arbiter.develop import Watcher
     from arbiter.facts import Effect, Fact
     from arbiter.upgrade import Predecessor
 
@@ -75,6 +78,11 @@ class Supervisor:
             raise
         self._log = blueprint.log
         self._fleet = Fleet(blueprint.plan)
+        self._watcher: Watcher | None = None
+        self.error = ""
+        """Why the application can't be loaded, when it can't."""
+        self._page = 0
+        """The youngest generation that shows an error, in development."""
 
     def run(self) -> int:
         """Serve until told to end. Returns the exit status (`contract.Exit`)."""
@@ -83,8 +91,14 @@ class Supervisor:
         self._kernel: Kernel = Posix(self._let_go_in_child, self._neighbours)
         try:
             self._greet(first)
+            if self._resolved.settings.reload:
+                from arbiter.develop import Watcher
+
+                self._watcher = Watcher(self._resolved.settings)
             return self._loop()
         finally:
+            if self._watcher:
+                self._watcher.close()
             if self._neighbours.part():
                 self._inherit()
             self._kernel.close()
@@ -184,6 +198,10 @@ class Supervisor:
             StartError: one of them can't be; what was opened for it is closed by the next `_tidy`.
         """
         settings = resolved.settings
+        if settings.reload:
+            from arbiter.develop import quick
+
+            settings = quick(settings)
         error_sink = self._sink(settings.errorlog, 2)
         access_sink = self._sink(settings.accesslog, 1) if settings.accesslog else None
         blueprint = self._blueprints[self._number] = Blueprint(
@@ -216,10 +234,22 @@ class Supervisor:
             problems = "\n  ".join(str(error).splitlines())
             self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
             self._notices.refuse(str(error), _clock())
+            self._show(str(error))
             return
         for warning in resolved.warnings:
             self._log.warning(warning)
         self._resolved = resolved
+        self._observe(facts.Proposed(blueprint.number, blueprint.plan))
+
+    def _show(self, error: str) -> None:
+        """In development: have an error page take the place of an application that can't be loaded."""
+        if not self._resolved.settings.reload or self._fleet.current is None or self._number == self._page:
+            return
+        from arbiter.develop import error_page
+
+        self._page = self._number = self._number + 1
+        settings = error_page(self._resolved.settings, error)
+        blueprint = self._draw(replace(self._resolved, settings=settings))
         self._observe(facts.Proposed(blueprint.number, blueprint.plan))
 
     def _forget(self, generation: int) -> None:
@@ -246,6 +276,8 @@ class Supervisor:
                 pidfile.forget()  # else its lock would live as long as the last worker
         if self._daemon:
             self._daemon.forget()
+        if self._watcher:
+            self._watcher.forget()
         self._notifier.close()
 
     # Before and after us ----------------------------------------------------------------------------------------------
@@ -309,7 +341,7 @@ class Supervisor:
         count = blueprint.settings.workers
         self._log.info(
             f"arbiter {__version__} (Python {python}) listening on {where}: {count} {blueprint.kind} "
-            f"worker{'s' * (count != 1)} for {blueprint.app}, supervisor pid {pid}. "
+            f"worker{'s' * (count != 1)} for {blueprint.app.partition('(')[0]}, supervisor pid {pid}. "
             f"Reload: kill -HUP {pid}. Stop: kill -TERM {pid}, or Ctrl-C."
         )
         for warning in self._resolved.warnings:
@@ -331,6 +363,9 @@ class Supervisor:
 
     def _tell(self, told: facts.Tell) -> None:
         self._notices.hear(told.news, told.words, _clock())
+        if told.news in (News.REFUSED, News.NEVER_SERVED):
+            self.error = f"{told.words['why']}\n{told.words['traceback']}".strip()
+            self._show(self.error)
         level, sentence = told.news.level, told.news.sentence.format(**told.words)
         if told.id:
             log = self._log.bind(worker=told.id.slot, generation=told.generation)
@@ -387,4 +422,12 @@ def serve(resolved: Resolved, daemon: Daemon | None = None, before_us: Predecess
     Raises:
         StartError: it can't start.
     """
-    return Supervisor(resolved, daemon, before_us).run()
+    supervisor = Supervisor(resolved, daemon, before_us)
+    code = supervisor.run()
+    while resolved.settings.reload and code in (Exit.BOOT, Exit.NOT_FOUND):
+        from arbiter.develop import error_page
+
+        shown = replace(resolved, settings=error_page(resolved.settings, supervisor.error))
+        supervisor = Supervisor(shown, daemon)
+        code = supervisor.run()
+    return code

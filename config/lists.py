@@ -128,6 +128,34 @@ class Targets(Kind[tuple[str, ...]]):
         return list(value)
 
 
+class Patterns(Kind[tuple[str, ...]]):
+    """Patterns of file names, as in a shell; there may be none."""
+
+    expected = "patterns of file names, in a list or with commas"
+    metavar = "PATTERNS"
+    takes = Takes.MANY
+
+    def __init__(self, *, example: str) -> None:
+        self.example = example
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """The patterns as written."""
+        if raw is None:
+            return ()
+        items = _items(raw, separator=",")
+        if not all(isinstance(item, str) and "\0" not in item for item in items):
+            raise self.refused()
+        return tuple(map(str, items))
+
+    def schema(self) -> Schema:
+        """One, or a list."""
+        return _one_or_many({"type": "string"})
+
+    def render(self, value: tuple[str, ...]) -> Plain:
+        """A list."""
+        return list(value)
+
+
 class Skip(NamedTuple):
     """Requests that are meant by one item of `Skips`."""
 

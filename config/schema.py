@@ -335,6 +335,58 @@ class Settings:
         doc="Workers above the count while others are replaced. More makes a reload quicker, and takes more memory "
         "while it runs.",
     )
+    reload: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Development",
+        flags=("--reload",),
+        applies="restart",
+        doc="Reload when a source changes: for development. No request is cut; while the code can't be loaded, every client is "
+        "shown the error. With the extra `reload` (watchfiles) the kernel tells of changes; else they are looked for twice a "
+        "second.",
+    )
+    reload_engine: str = setting(
+        kinds.Choice("auto", "inotify", "poll"),
+        default="auto",
+        section="Development",
+        flags=("--reload-engine",),
+        applies="restart",
+        doc="How changes are noticed. `inotify` is watchfiles, `poll` looks twice a second; `auto` is watchfiles where it is "
+        "installed.",
+    )
+    reload_dir: tuple[str, ...] = setting(
+        lists.Paths(example="../shared"),
+        default=(),
+        section="Development",
+        flags=("--reload-dir",),
+        applies="restart",
+        doc="Watch these directories as well. `chdir` and `pythonpath` are watched anyway; folders whose name begins with a "
+        "dot, virtual environments and installed packages are not.",
+    )
+    reload_include: tuple[str, ...] = setting(
+        lists.Patterns(example="*.html,*.yaml"),
+        default=(),
+        section="Development",
+        flags=("--reload-include",),
+        applies="restart",
+        doc="Watch files with such names as well, templates for example. `*.py` is watched anyway.",
+    )
+    reload_exclude: tuple[str, ...] = setting(
+        lists.Patterns(example="migrations,*_pb2.py"),
+        default=(),
+        section="Development",
+        flags=("--reload-exclude",),
+        applies="restart",
+        doc="Don't watch files and folders with such names or paths.",
+    )
+    reload_extra_files: tuple[str, ...] = setting(
+        lists.Paths(example="settings.yaml"),
+        default=(),
+        section="Development",
+        flags=("--reload-extra-file",),
+        applies="restart",
+        doc="Watch these files as well, whatever their names.",
+    )
     boot_timeout: float = setting(
         kinds.Duration(0.1, example="60s"),
         default=60.0,
