@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
+from arbiter.workers.contract import Spent
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
@@ -75,6 +76,16 @@ class GatewayWorker(Worker):
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
         return client, address, environ
+
+    def tell_cancelled(self, request: str, stack: str) -> None:
+        """Log that a request has been cancelled; `request` is a sentence's subject, `stack` what it was at."""
+        limit = self.settings.request_timeout
+        self.log.error(f"{request} takes longer than request_timeout ({limit:g} s): cancelled. It was at:\n{stack}")
+
+    def tell_lost(self, request: str) -> None:
+        """Log that a request can't be cancelled, and ask for a successor."""
+        self.log.error(f"{request} can't be cancelled: its thread hangs outside of Python. The worker is to be replaced.")
+        self.say(Spent("a thread of it hangs in a request that could not be cancelled"))
 
     def tell_refused(self, refusal: Refusal, host: str) -> None:
         """Log that a request was not let through; `host` is empty for a unix socket's."""

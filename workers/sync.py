@@ -9,6 +9,7 @@ so a slow client loses its connection, and only an application that hangs loses 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.base import BREATH
@@ -19,6 +20,7 @@ from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
+from arbiter.workers.timelimit import TimeLimit, guard_main_thread
 from arbiter.workers.transport import SocketTransport
 
 if TYPE_CHECKING:
@@ -41,12 +43,16 @@ class SyncWorker(GatewayWorker):
 
     def __init__(self, order: Order, app: Any) -> None:
         super().__init__(order, app, multithread=False)
+        self._seconds = self.settings.request_timeout
+        self._limit = TimeLimit()
 
     def breathe(self) -> None:
         time.sleep(BREATH)
 
     def serve(self) -> None:
         """Serve until told to retire; the last of all also serve what is in the backlog."""
+        if self._seconds:
+            guard_main_thread(self._limit, self._seconds, self._cancelled, self._lost)
         while not self.retiring:
             for listener in self.poll():
                 self._take_turn(listener)
@@ -97,7 +103,12 @@ class SyncWorker(GatewayWorker):
         add_peer(environ, address)
         cpu = self.prepare_access(request, environ)
         exchange = Exchange(request, connection, transport, self.log, persistent=False)
-        exchange.run(self.app, environ)
+        environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
+        run = partial(exchange.run, self.app, environ)
+        if not self._seconds:
+            run()
+        elif not self._limit.run(self._seconds, run):
+            exchange.reset = True
         if exchange.reset:
             transport.reset()
         elif connection.pending or not connection.body_ended or transport.unread:
@@ -106,6 +117,20 @@ class SyncWorker(GatewayWorker):
         self.row.end(exchange.status, transport.sent)
         self.count_request()
         self.note_access(exchange, environ, started, cpu)
+
+    def _give_time(self, transport: SocketTransport, seconds: float) -> None:
+        """``arbiter.extend_deadline``: so many seconds from now on for the request, by all that would end it."""
+        self._limit.extend(seconds)
+        if self.settings.timeout:
+            until = max(self.row.deadline(), time.monotonic() + seconds)
+            self.row.beat(until)
+            transport.last = max(transport.last, until - self.settings.timeout * (1 - _SHARE))
+
+    def _cancelled(self, stack: str) -> None:
+        self.tell_cancelled(self.row.describe(time.monotonic()), stack)
+
+    def _lost(self) -> None:
+        self.tell_lost(self.row.describe(time.monotonic()))
 
     def _read_head(self, transport: SocketTransport, connection: Connection) -> Request | None:
         """The connection's request; None if the client has nothing to say.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.base import BREATH
 from arbiter.workers.client import Client, Stage
-from arbiter.workers.contract import Doing, Spent
+from arbiter.workers.contract import Doing
 from arbiter.workers.crew import Crew
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.wsgi import Exchange
@@ -145,15 +145,12 @@ class ThreadedWorker(GatewayWorker):
         now = monotonic()
         for seat in self._seats:
             if stack := seat.limit.cancel(now):
-                text = self._describe(seat, now)
-                self.log.error(f"{text} takes longer than request_timeout ({self._limit:g} s): cancelled. It was at:\n{stack}")
+                self.tell_cancelled(self._describe(seat, now), stack)
             elif not seat.limit.is_lost(now):
                 self._reported.discard(seat)
             elif seat not in self._reported:
                 self._reported.add(seat)
-                text = self._describe(seat, now)
-                self.log.error(f"{text} can't be cancelled: its thread hangs outside of Python. The worker is to be replaced.")
-                self.say(Spent("a thread of it hangs in a request that could not be cancelled"))
+                self.tell_lost(self._describe(seat, now))
 
     def _describe(self, seat: _Seat, now: float) -> str:
         return seat.row.describe(now, 1 + self._seats.index(seat))

@@ -8,10 +8,12 @@ exception that came too late for itself, and lets none out but what it was given
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
 import traceback
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from arbiter.workers import portal
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+NUDGE: Final = signal.SIGRTMIN + 2
+"""Interrupts a system call of the main thread, so that it sees its exception: the next real-time signal after DUMP_SIGNAL."""
+_NUDGES: Final = 0.1
+"""Seconds between two nudges: one that comes just before the system call begins is lost."""
+_LONGEST: Final = 1.0
+"""Longest sleep of a guard in seconds: a request that gives itself less time than it had is found late by so much."""
 GRACE: Final = 2.0
 """Seconds that a thread may take from its cancellation to the end of its request: clean-up, a roll-back. After that it is
 taken for lost."""
@@ -63,10 +71,19 @@ class TimeLimit:
                 self._cancelled = 0.0
 
     def extend(self, seconds: float) -> None:
-        """Give the request under way so many seconds from now on."""
+        """Give the request under way so many seconds from now on, or what it has left, if that is more."""
         with self._lock:
             if self._until:
-                self._until = time.monotonic() + seconds
+                self._until = max(self._until, time.monotonic() + seconds)
+
+    def left(self, now: float) -> float:
+        """Seconds until `cancel` has something to do; `inf` if it has nothing to do for now."""
+        return max(0.0, until - now) if (until := self._until) else inf
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the thread has been sent an exception, and has not come back."""
+        return self._cancelled > 0.0
 
     def cancel(self, now: float) -> str:
         """Cancel the request if its time is over; what it was at, as lines of a traceback. Empty: it is not, or not again."""
@@ -95,3 +112,41 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes  # not before it is needed: it takes 2 MiB
 
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+
+
+def guard_main_thread(limit: TimeLimit, seconds: float, cancelled: Callable[[str], None], lost: Callable[[], None]) -> None:
+    """Start a thread that cancels the main thread's requests, where there is no other to do so. Called by the main thread.
+
+    The main thread alone can be woken from a system call (a sleep, a read that Python makes): by a signal, whose handler is
+    where the exception is raised then.
+
+    Args:
+        limit: of the main thread's requests.
+        seconds: that a request may take, at least.
+        cancelled: told what a request was at that has just been cancelled, as lines of a traceback.
+        lost: told that one has not ended within `GRACE`, once for each.
+    """
+    main = threading.get_ident()
+    signal.signal(NUDGE, _nothing)
+
+    def guard() -> None:
+        is_told = False
+        while True:
+            now = time.monotonic()
+            if stack := limit.cancel(now):
+                cancelled(stack)
+            if not limit.is_cancelled:
+                is_told = False
+                time.sleep(min(limit.left(now), seconds, _LONGEST))
+                continue
+            signal.pthread_kill(main, NUDGE)
+            if limit.is_lost(now) and not is_told:
+                is_told = True
+                lost()
+            time.sleep(_NUDGES)
+
+    threading.Thread(target=guard, name="arbiter-guard", daemon=True).start()
+
+
+def _nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Being called is what matters: the interpreter looks for exceptions then."""
