@@ -25,6 +25,7 @@ from arbiter.workers.app import BootError, as_asgi3
 from arbiter.workers.base import ORPHAN_GRACE, Worker
 from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
 from arbiter.workers.http1_connection import Http1Connection
+from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
 from arbiter.workers.interfaces.lifespan import Lifespan
 from arbiter.workers.loops import LoopError, new_loop
@@ -87,6 +88,11 @@ class AsyncWorker(Worker):
         self.site.is_leaving = lambda: self.draining or self.retiring
         self.site.on_request_end = self._count
         self.site.on_departure = self._make_room
+        try:
+            offer_http2(self.site, settings.http2, at_once=False)
+        except Http2MissingError as error:
+            self._end_loop(1.0)
+            raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
         self.hub = Hub(self.loop, self.listeners, self._welcome)
         self._facts = {listener: (int(listener.family), listener.getsockname()) for listener in self.listeners}
         self._is_full = False

@@ -166,13 +166,13 @@ def test_content_beyond_the_window_waits_for_it() -> None:
 
     assert len(pair.body(1)) == 65_535
     assert stream.queued == 100_000 - 65_535
-    assert pair.engine.waiting == [stream]
+    assert pair.engine.stalled == [stream]
     pair.client.increment_flow_control_window(50_000)
     pair.client.increment_flow_control_window(50_000, 1)
     pair.run()
     assert pair.body(1) == b"x" * 100_000
     assert pair.engine.relieved[-1] is stream
-    assert not pair.engine.waiting
+    assert not pair.engine.is_stalled
 
 
 def test_trailers_pass_both_ways() -> None:
@@ -199,7 +199,7 @@ def test_interim_responses_come_before_the_final_one() -> None:
 
     assert stream.request.expects_continue
     pair.engine.send_head(stream, encode_informational(100), end=False)
-    pair.engine.send_head(stream, encode_informational(103, [(b"Link", b"</a.css>; rel=preload")]), end=False)
+    pair.engine.send_head(stream, encode_informational(103, check_fields([("Link", "</a.css>; rel=preload")])), end=False)
     pair.run()
     assert [dict(e.headers)[":status"] for e in pair.of(InformationalResponseReceived)] == ["100", "103"]
 
@@ -315,11 +315,11 @@ def test_drain_takes_what_was_on_its_way_and_finishes_what_is_open() -> None:
     assert p.until(lambda f: f.kind == 7, "GOAWAY").payload == word(3) + word(0)
     p.ask(5)
     assert sorted(engine.streams) == [1, 3]
-    assert not engine.drained
+    assert not engine.is_over
     for stream in tuple(engine.streams.values()):
         echo(engine, stream)
     assert p.response(1)[0] == p.response(3)[0] == 200
-    assert engine.drained
+    assert engine.is_over
 
 
 def test_drain_asked_twice_does_not_wait_for_the_client() -> None:

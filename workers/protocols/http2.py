@@ -101,6 +101,7 @@ class Connection:
         """Streams whose queue `take` has emptied. The caller empties it."""
         self._out: list[bytes | memoryview] = []
         self._turn: deque[Stream] = deque()  # streams with content that their window lets go
+        self._stalled: dict[int, Stream] = {}  # those whose window does not
         self.fault: Fault | None = None
         """Why the connection has ended, if it was the client's fault."""
         self.closed = False
@@ -519,6 +520,7 @@ class Connection:
         stream.receiving = stream.sending = False
         stream.queue.clear()
         stream.queued = 0
+        self._stalled.pop(stream.id, None)
         stream.coda = b""
         self._forget(stream.id, ignored=ignored)
         if stream.held:
@@ -730,7 +732,10 @@ class Connection:
         """Give the stream a turn, if it has anything to send."""
         if stream.ready or not stream.sending:
             return
-        if (stream.queue and stream.window > 0) or (stream.end and not stream.queue):
+        if stream.queue and stream.window <= 0:
+            self._stalled[stream.id] = stream
+        elif stream.queue or stream.end:
+            self._stalled.pop(stream.id, None)
             stream.ready = True
             self._turn.append(stream)
 
@@ -754,7 +759,8 @@ class Connection:
                 if queue:
                     size = min(h2.FRAME, stream.window, window)
                     if size <= 0:
-                        continue  # until its window opens
+                        self._enter(stream)  # its window was made smaller
+                        continue
                     data = stream.next_piece(size)
                     size = len(data)
                     window -= size
@@ -795,14 +801,19 @@ class Connection:
             self._stop_upload(stream)
 
     @property
-    def sendable(self) -> bool:
-        """`take` has something to give, as far as is known."""
-        return bool(self._out) or bool(self._turn and (self._window > 0 or not all(stream.queue for stream in self._turn)))
+    def is_ready(self) -> bool:
+        """`take` has something to give."""
+        return bool(self._out) or (bool(self._turn) and (self._window > 0 or not all(stream.queue for stream in self._turn)))
 
     @property
-    def waiting(self) -> list[Stream]:
-        """Streams with content that the client's window does not let go."""
-        return [stream for stream in self.streams.values() if stream.queued]
+    def is_stalled(self) -> bool:
+        """There are `stalled` streams."""
+        return bool(self._stalled) or (bool(self._turn) and self._window <= 0)
+
+    @property
+    def stalled(self) -> list[Stream]:
+        """Streams with content that the client's windows do not let go."""
+        return [*self._stalled.values(), *(self._turn if self._window <= 0 else ())]
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -830,7 +841,12 @@ class Connection:
         self._out.append(h2.goaway(self._taken, h2.NO_ERROR))
 
     @property
-    def drained(self) -> bool:
+    def is_draining(self) -> bool:
+        """The client has not been told yet which of its streams is the last."""
+        return self._draining == 1 and not self.closed
+
+    @property
+    def is_over(self) -> bool:
         """Nothing is open and nothing new will be: close when all is sent."""
         return self.closed or ((self._draining == 2 or self.leaving) and not self.streams)
 

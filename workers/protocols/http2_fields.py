@@ -219,7 +219,7 @@ def encode_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([encode_field(name.lower(), value) for name, value in fields])
 
 
-def _encode_lines(block: bytes) -> bytes:
+def encode_lines(block: bytes) -> bytes:
     """A block out of the field lines of `policy.Fields`."""
     encoded = []
     for line in block.split(b"\r\n"):
@@ -292,13 +292,13 @@ def encode_response(request: Request, code: int, fields: Fields, *, known: int =
     else:
         framing = _CHUNKED
         length = 0
-    data = _statuses[code] + _stamp.fields(dated=fields.dated, named=fields.named) + _encode_lines(block) + end
+    data = _statuses[code] + _stamp.fields(dated=fields.dated, named=fields.named) + encode_lines(block) + end
     return Head(data, framing, length, True)
 
 
-def encode_informational(code: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def encode_informational(code: int, fields: Fields | None = None) -> bytes:
     """The field block of a 1xx response."""
-    return _statuses[code] + encode_fields(fields)
+    return _statuses[code] + (b"" if fields is None else encode_lines(fields.block))
 
 
 def encode_refusal(refusal: Refusal, *, head: bool) -> tuple[bytes, bytes]:

@@ -1,0 +1,459 @@
+"""An HTTP/2 connection on an event loop: many requests at once, each an ASGI exchange over a stream of its own.
+
+`protocols.http2` does the protocol; here its bytes meet a transport, and its streams the site's exchanges. Whatever happens in
+a turn of the loop, requests that have come and what the applications answer in their first step, leaves in one write at the
+turn's end (`_flush`), DATA of all streams taking turns. No more is taken from the engine than the transport has room for: the
+rest waits in the streams, whose applications wait in `send`.
+
+Deadlines, by the site's sweep: between requests `keepalive` (before the first `head_timeout`); a client that does not read, or
+gives no window, or does not send the body that an application waits for, has `write_timeout` for each `STRIDE` bytes. A
+stream that is too slow is ended alone, the connection goes with the transport's silence only.
+
+A connection becomes HTTP/2 by ALPN, by its first bytes, or by ``Upgrade: h2c`` (see `http2_offer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from arbiter.workers.protocols import http2_frames as frames
+from arbiter.workers.protocols.http2 import Connection
+from arbiter.workers.protocols.http2_fields import (
+    encode_error,
+    encode_informational,
+    encode_lines,
+    encode_response,
+)
+from arbiter.workers.protocols.policy import Refusal
+from arbiter.workers.site import LINGER
+
+if TYPE_CHECKING:
+    from arbiter.workers.interfaces.asgi import Exchange
+    from arbiter.workers.protocols.http2_stream import Stream
+    from arbiter.workers.protocols.policy import Fields, Request
+    from arbiter.workers.site import Site
+
+_HIGH: Final = 64 * 1024
+"""Bytes that wait in a stream from which on its application waits too, and bytes of DATA that a transport is given at once:
+asyncio's own measure, and one window of those that clients begin with."""
+_STRIDE: Final = 16 * 1024
+"""See `transport.STRIDE`."""
+_LAST_CALL: Final = 1.0
+"""Seconds for a client to answer the PING behind the first GOAWAY; nobody is farther away."""
+_SWITCH: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+def takes_over(connection: Any, request: Request | None, rest: bytes) -> bool:
+    """`site.Successor`, for ``h2`` and ``h2c``."""
+    site: Site = connection.site
+    successor = Http2Connection(site, connection.template, connection.client)
+    if request is None:
+        connection.hand_over(successor)
+    else:
+        settings = _http2_settings(request)
+        stream = None if settings is None else successor.engine.upgrade(request, settings)
+        if stream is None:
+            return False
+        connection.transport.write(_SWITCH)
+        connection.hand_over(successor)
+        successor.begin(stream)
+    if rest:
+        successor.data_received(rest)
+    return True
+
+
+def _http2_settings(request: Request) -> bytes | None:
+    """The value of HTTP2-Settings, if there is exactly one and Connection names it: RFC 7540 section 3.2.1."""
+    values = [value for name, value in request.fields if name == b"http2-settings"]
+    options = b",".join(value for name, value in request.fields if name == b"connection").lower().split(b",")
+    return values[0] if len(values) == 1 and b"http2-settings" in [option.strip(b" \t") for option in options] else None
+
+
+class Http2Connection(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_blocked_until",
+        "_deadlines",
+        "_flush_due",
+        "_idle_until",
+        "_is_fresh",
+        "_last_call",
+        "_left",
+        "_lingers",
+        "_ticked",
+        "blocked",
+        "booked",
+        "client",
+        "deadline",
+        "engine",
+        "notch",
+        "site",
+        "template",
+        "transport",
+    )
+
+    def __init__(self, site: Site, template: dict[str, Any], client: str) -> None:
+        """Takes over from another protocol; see `site`."""
+        self.site = site
+        self.template = template
+        self.client = client
+        """The peer's host; empty on a unix socket."""
+        self.engine = Connection(site.limits, streams=site.settings.http2_max_concurrent_streams)
+        self._deadlines: dict[
+            Stream, tuple[float, int]
+        ] = {}  # of streams that wait for the client: when, and bytes moved so far
+        self._flush_due = False
+        self._idle_until = inf  # when an idle connection is closed; inf: requests are under way
+        self._is_fresh = True  # no request has come
+        self._lingers = False  # the last frame has been sent; what comes is thrown away
+        self._last_call = inf  # when the client has been given time enough to answer the first GOAWAY
+        self._blocked_until = inf  # when a transport that takes nothing is given up
+        self._left = 0  # bytes that waited to be sent when the deadline of a blocked transport was set
+        self._ticked = monotonic()
+        self.blocked = False
+        self.notch = 0
+        self.booked = inf
+        self.deadline = inf
+
+    # The transport's side ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # asyncio says less than it gives
+        self.site.add(self)
+        self._rest()
+        if self.site.retiring:
+            self.retire()
+        self._flush_soon()
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingers:
+            return
+        engine = self.engine
+        now = monotonic()
+        if now - self._ticked >= 1:
+            engine.tick(now - self._ticked)
+            self._ticked = now
+        for stream in engine.receive(data):
+            owner: Http2Stream | None = stream.owner
+            if owner is None:
+                self.begin(stream)
+            elif stream.reset is not None:
+                owner.exchange.leave()
+            else:
+                owner.exchange.wake()
+        if engine.refused:
+            for _, refusal in engine.refused:
+                self.site.tell_refused(refusal, self.client)
+            engine.refused.clear()
+        self._flush_soon()
+
+    def begin(self, stream: Stream) -> None:
+        """Start the application on a stream's request."""
+        if self._idle_until < inf:
+            self._is_fresh = False
+            self._idle_until = inf
+            self.site.idle.pop(self, None)
+        owner = Http2Stream(self, stream)
+        stream.owner = owner
+        request = stream.request
+        exchange = owner.exchange = self.site.begin(owner, request, self.template)
+        exchange.scope["headers"] = request.fields.copy()  # the application's; requests that are the same share theirs
+
+    def eof_received(self) -> bool:
+        """Whether the transport is to stay open: no. A client of HTTP/2 has no use for half a connection."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        self.deadline = inf
+        for owner in [stream.owner for stream in self.engine.streams.values()]:
+            if owner is not None:
+                owner.exchange.leave()
+        self.site.remove(self)
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        # What a client sends that does not read makes answers, too. It is heard again when it reads.
+        self.transport.pause_reading()
+        self._grant()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._flush_soon()
+
+    def _grant(self) -> None:
+        """Give a client that does not read some time to do so."""
+        self._left = self.transport.get_write_buffer_size()
+        self._blocked_until = monotonic() + self.site.write_timeout
+        self._set_deadline(self._blocked_until)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self.site.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what may be sent, and wake those who waited for that."""
+        self._flush_due = False
+        transport = self.transport
+        if self.blocked or self._lingers or transport.is_closing():
+            return
+        engine = self.engine
+        data = engine.take(_HIGH)
+        if data:
+            transport.write(data)
+        if engine.relieved:
+            relieved = engine.relieved
+            engine.relieved = []
+            for stream in relieved:
+                if self._deadlines:
+                    self._deadlines.pop(stream, None)
+                owner: Http2Stream | None = stream.owner
+                if owner is not None and owner.blocked:
+                    owner.blocked = False
+                    owner.exchange.resume()
+        if engine.is_stalled:
+            self._watch_stalled()
+        if engine.is_over:
+            self._part()
+        elif engine.is_ready and not self.blocked:
+            self._flush_soon()  # after the other connections' turn
+        elif not engine.streams and self._idle_until == inf:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is under way."""
+        site = self.site
+        if not self._is_fresh:
+            site.idle[self] = None
+        self._idle_until = monotonic() + (site.head_timeout if self._is_fresh else site.keepalive)
+        self._set_deadline(self._idle_until)
+
+    def _set_deadline(self, deadline: float) -> None:
+        """Be looked at then, if it is not sooner: a look too early does nothing."""
+        self.deadline = min(self.deadline, deadline)
+        if deadline < self.booked:
+            self.site.book(self)
+
+    def _part(self) -> None:
+        """The last frame is on its way. Closing with bytes unread resets, so let the client take it, and close."""
+        self._lingers = True
+        for owner in [stream.owner for stream in self.engine.streams.values()]:
+            if owner is not None:
+                owner.exchange.leave()
+        if self.engine.fault is not None:
+            self.site.log.info(f"ended the HTTP/2 connection of {self.client or 'a unix socket'}: {self.engine.fault.reason}")
+        self.site.idle.pop(self, None)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS has no half of a connection; its close says the same
+        self.transport.resume_reading()
+        self.deadline = inf
+        self._set_deadline(monotonic() + LINGER)
+
+    # Streams ----------------------------------------------------------------------------------------------------------
+
+    def expect(self, stream: Stream) -> None:
+        """An application waits for what the client has to do about its stream: send content, or give window."""
+        known = self._deadlines.get(stream)
+        if known is None or stream.moved - known[1] >= _STRIDE:
+            deadline = monotonic() + self.site.write_timeout
+            self._deadlines[stream] = deadline, stream.moved
+            self._set_deadline(deadline)
+
+    def met(self, stream: Stream) -> None:
+        """The client has done it."""
+        if self._deadlines:
+            self._deadlines.pop(stream, None)
+
+    def _watch_stalled(self) -> None:
+        for stream in self.engine.stalled:
+            self.expect(stream)
+
+    def changed(self) -> None:
+        """There is something to send."""
+        if not self._flush_due:
+            self._flush_due = True
+            self.site.loop.call_soon(self._flush)
+
+    # The site's side (`LoopConnection`) -------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        now = monotonic()
+        self.deadline = inf
+        engine = self.engine
+        transport = self.transport
+        if self._lingers:
+            if transport.get_write_buffer_size():
+                transport.abort()
+            else:
+                transport.close()
+            return
+        if self.blocked:
+            left = transport.get_write_buffer_size()
+            if self._blocked_until > now:
+                self._set_deadline(self._blocked_until)
+            elif self._left - left >= _STRIDE:
+                self._grant()
+            else:
+                self.site.log.info("a client was too slow to read its responses: its connection is reset")
+                transport.abort()
+            return
+        if engine.is_draining:
+            if self._last_call <= now:
+                engine.drain()
+            else:
+                self._set_deadline(self._last_call)
+        if engine.streams:
+            self._expire_streams(now)
+        elif self._idle_until <= now:
+            engine.end()
+        else:
+            self._set_deadline(self._idle_until)
+        self._flush_soon()
+
+    def _expire_streams(self, now: float) -> None:
+        engine = self.engine
+        for stream, (deadline, moved) in list(self._deadlines.items()):
+            if stream.id not in engine.streams or stream.reset is not None:
+                del self._deadlines[stream]
+            elif stream.moved - moved >= _STRIDE:
+                self._deadlines[stream] = now + self.site.write_timeout, stream.moved
+            elif deadline <= now:
+                del self._deadlines[stream]
+                self._end_slow(stream)
+        if self._deadlines:
+            self._set_deadline(min(deadline for deadline, _ in self._deadlines.values()))
+
+    def _end_slow(self, stream: Stream) -> None:
+        exchange = None if stream.owner is None else stream.owner.exchange
+        name = exchange.name if exchange is not None else f"stream {stream.id}"
+        if stream.queued:
+            self.site.log.info(f"{name}: the client was too slow to read the response: it is cut short")
+            self.engine.cancel(stream, frames.CANCEL)
+            if exchange is not None:
+                exchange.leave()
+        elif exchange is not None:
+            self.site.log.info(f"{name}: the client was too slow to send its body")
+            exchange.give_up(Refusal(408, "The body did not arrive in time."))
+
+    def retire(self) -> None:
+        if self._lingers or self.transport.is_closing():
+            return
+        self.engine.drain()
+        self._last_call = monotonic() + _LAST_CALL
+        self._set_deadline(self._last_call)
+        self._flush_soon()
+
+    def wind_up(self) -> None:
+        for stream in tuple(self.engine.streams.values()):
+            owner: Http2Stream | None = stream.owner
+            if owner is not None and owner.exchange.begun:
+                owner.exchange.close_soon()
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+
+class Http2Stream:
+    """`interfaces.asgi.Stream` of one request."""
+
+    __slots__ = ("_connection", "_engine", "_expects", "_stream", "blocked", "exchange", "sends_files")
+
+    exchange: Exchange
+
+    def __init__(self, connection: Http2Connection, stream: Stream) -> None:
+        self._connection = connection
+        self._engine = connection.engine
+        self._stream = stream
+        self._expects = stream.request.expects_continue
+        self.blocked = False
+        self.sends_files = False  # frames have to be made of them
+
+    @property
+    def body_ended(self) -> bool:
+        return self._engine.body_ended(self._stream)
+
+    def read(self) -> bytes | None:
+        data = self._engine.next_body(self._stream)
+        connection = self._connection
+        if data is None:
+            if self._expects:
+                self._expects = False
+                self._engine.send_head(self._stream, _CONTINUE, end=False)
+                connection.changed()
+            connection.expect(self._stream)
+            return None
+        self._expects = False
+        connection.met(self._stream)
+        if self._engine.is_ready:
+            connection.changed()  # room is given back
+        return data
+
+    def send_early_hints(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
+        self._engine.send_head(self._stream, encode_informational(103, fields), end=False)
+        self._connection.changed()
+
+    def send_head(self, exchange: Exchange, body: bytes, known: int, *, ended: bool) -> None:
+        head = encode_response(exchange.request, exchange.status, exchange.fields, known=known)
+        exchange.head_size = len(head.data)
+        self._expects = False
+        if body:
+            self._engine.send_head(self._stream, head.data, end=False)
+            self.send_body(body, ended=ended)
+        else:
+            self._engine.send_head(self._stream, head.data, end=ended)
+            self._connection.changed()
+
+    def send_body(self, body: bytes, *, ended: bool) -> None:
+        stream = self._stream
+        self._engine.send_data(stream, body, end=ended)
+        if stream.queued >= _HIGH:
+            self.blocked = True
+        self._connection.changed()
+
+    def send_file(self, fd: int, offset: int, count: int, *, ended: bool) -> None:
+        """Never called: see `sends_files`."""
+        raise NotImplementedError
+
+    def send_trailers(self, block: bytes, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
+        if block:
+            self._engine.send_trailers(self._stream, encode_lines(block))
+        else:
+            self._engine.send_data(self._stream, b"", end=True)
+        self._connection.changed()
+
+    def refuse(self, refusal: Refusal, *, head_only: bool) -> int:
+        block, body = encode_error(refusal.status, refusal.reason, head=head_only)
+        self._engine.send_head(self._stream, block, end=not body)
+        if body:
+            self._engine.send_data(self._stream, body, end=True)
+        self._connection.changed()
+        return len(body)
+
+    def abort(self) -> None:
+        self._engine.cancel(self._stream, frames.INTERNAL_ERROR)
+        self._connection.changed()
+
+    def complete(self) -> None:
+        stream = self._stream
+        self._connection.met(stream)
+        task = self.exchange.task
+        if stream.reset is not None and task is not None:
+            # It counts until its work is done: or a client that resets could start any number of tasks.
+            task.add_done_callback(self._release)
+        else:
+            self._release()
+
+    def _release(self, _: object = None) -> None:
+        self._engine.release(self._stream)
+        self._connection.changed()
+
+
+_CONTINUE: Final = encode_informational(100)
