@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arbiter import __version__
 from arbiter.config.argv import INIT, Action
 from arbiter.config.provenance import ConfigError
 from arbiter.config.resolve import resolve
-from arbiter.upgrade import predecessor
-from arbiter.workers.contract import Exit
+from arbiter.config.sources import INHERIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,24 +20,33 @@ if TYPE_CHECKING:
     from arbiter.upgrade import Predecessor
 
 
+OK: Final = 0
+USAGE: Final = 2
+"""`contract.Exit` has them too; but most of what is here is over before the contract could be imported."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `arbiter`. Returns the exit status (`contract.Exit`)."""
     _fill_standard_streams()
     words = sys.argv[1:] if argv is None else argv
     if INIT in words:
         return _init(words)
-    try:
-        before_us = predecessor(os.environ)
-    except ValueError as error:
-        print(f"arbiter: {error}", file=sys.stderr)
-        return Exit.USAGE
+    before_us = None
+    if INHERIT in os.environ:
+        from arbiter.upgrade import predecessor
+
+        try:
+            before_us = predecessor(os.environ)
+        except ValueError as error:
+            print(f"arbiter: {error}", file=sys.stderr)
+            return USAGE
     try:
         resolved = resolve(words, os.environ, _cwd())
     except ConfigError as error:
         for problem in error.problems:
             print(f"arbiter: {problem}", file=sys.stderr)
         _tell_who_waits(str(error), before_us)
-        return Exit.USAGE
+        return USAGE
     match resolved.action:
         case Action.HELP:
             from arbiter.config.render import help_entry, help_text
@@ -65,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("The configuration is sound.")
         case Action.RUN:
             return _run(resolved, before_us)
-    return Exit.OK
+    return OK
 
 
 def _init(words: Sequence[str]) -> int:
@@ -78,8 +86,10 @@ def _init(words: Sequence[str]) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print(f"arbiter: {problem}", file=sys.stderr)
-        return Exit.USAGE
+        return USAGE
     except OSError as error:
+        from arbiter.workers.contract import Exit
+
         print(f"arbiter: can't write {error.filename}: {error.strerror}.", file=sys.stderr)
         return Exit.START
     for path in written:
@@ -88,7 +98,7 @@ def _init(words: Sequence[str]) -> int:
         print(f"kept {path}, which is there: remove it to have it made anew.")
     for sentence in plan.words:
         print(sentence)
-    return Exit.OK
+    return OK
 
 
 def _fill_standard_streams() -> None:
@@ -125,6 +135,7 @@ def _run(resolved: Resolved, before_us: Predecessor | None) -> int:
 def _serve(resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> int:
     from arbiter.errors import StartError
     from arbiter.supervisor import serve
+    from arbiter.workers.contract import Exit
 
     try:
         return serve(resolved, daemon, before_us)

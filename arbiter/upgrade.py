@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from arbiter import facts
 from arbiter.child import signal_name
+from arbiter.config.sources import INHERIT
 from arbiter.errors import why
 from arbiter.listeners import Heirloom
 from arbiter.signals import Command, reset
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
     from arbiter.config.resolve import Resolved
     from arbiter.facts import Fact, Force
-
-VARIABLE: Final = "ARBITER_INHERIT"
-"""The environment variable with what is passed on. It is taken out of the environment before anything else looks at it."""
 
 _READY: Final = b"ready"
 _LEAVING: Final = b"leaving"
@@ -88,7 +86,7 @@ class Predecessor:
             self.channel = socket.socket(fileno=said["channel"])
             self.channel.setblocking(False)
         except (ValueError, LookupError, TypeError, OSError) as error:
-            raise ValueError(f"{VARIABLE} is for one Arbiter to tell another. Don't set it: {error}.") from error
+            raise ValueError(f"{INHERIT} is for one Arbiter to tell another. Don't set it: {error}.") from error
 
     def fail(self, text: str) -> None:
         """Say why there will be no successor."""
@@ -116,7 +114,7 @@ def predecessor(environ: dict[str, str] | os._Environ[str]) -> Predecessor | Non
     Raises:
         ValueError: as `Predecessor`.
     """
-    text = environ.pop(VARIABLE, None)
+    text = environ.pop(INHERIT, None)
     return Predecessor(text) if text else None
 
 
@@ -285,7 +283,7 @@ def _become_successor(resolved: Resolved, bequest: Bequest, channel: socket.sock
     try:
         reset()
         environ = {name: value for name, value in resolved.environ.items() if name not in _NOT_PASSED_ON}
-        environ[VARIABLE] = json.dumps(
+        environ[INHERIT] = json.dumps(
             {"sockets": [one._asdict() for one in bequest.sockets], "pidfile": bequest.pidfile, "channel": channel.fileno()}
         )
         for fd in (*bequest.descriptors, channel.fileno()):

@@ -33,6 +33,8 @@ PREFIX = "ARBITER_"
 CMD_ARGS = "ARBITER_CMD_ARGS"
 GUNICORN_CMD_ARGS = "GUNICORN_CMD_ARGS"
 CONFIG = "ARBITER_CONFIG"
+INHERIT = "ARBITER_INHERIT"
+"""What one Arbiter leaves to the next in an upgrade. It is taken out of the environment before anything else looks at it."""
 # Looked for in the working directory, in this order; the first that there is, is read.
 FILES = ("arbiter.toml", "pyproject.toml", "arbiter.conf.py", "gunicorn.conf.py")
 PYPROJECT_TABLE = ("tool", "arbiter")
