@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arbiter.facts import Plan
 from arbiter.workers.contract import Order, TemplateOrder, WorkerId
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbiter.config.schema import Settings
+    from arbiter.hooks import Hooks
     from arbiter.logs import Log, Sink
     from arbiter.workers.contract import Row, Spawn
+
+
+ABORT_GRACE: Final = 1.0
+"""Seconds for the hook worker_abort, between SIGABRT and SIGKILL: as Gunicorn's loop gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Blueprint:
     access: Sink | None
     sinks: frozenset[Sink]
     """Where it logs to, all of it."""
+    hooks: Hooks | None = None
+    """The operator's functions; None if there are none."""
 
     @property
     def app(self) -> str:
@@ -77,11 +84,13 @@ class Blueprint:
             max_workers=settings.max_workers,
             drain_delay=settings.drain_delay,
             upgrade_keep=settings.upgrade_keep,
+            abort_grace=ABORT_GRACE if settings.worker_abort is not None else 0.0,
         )
 
     def order(self, id: WorkerId, rows: tuple[Row, ...], channel: socket.socket, dump: int, lifeline: int) -> Order:  # noqa: A002
         """What a worker of this generation is told; what is not the generation's is its own."""
         own = {group[(id.slot - 1) % len(group)] for group in self.groups}  # who was added by signal shares a socket
+        log = self.log.bind(worker=id.slot, generation=self.number)
         return Order(
             id=id,
             generation=self.number,
@@ -93,9 +102,10 @@ class Blueprint:
             lifeline=lifeline,
             dump=dump,
             rows=rows,
-            log=self.log.bind(worker=id.slot, generation=self.number),
+            log=log,
             access=self.access,
             title=self.title,
+            hooks=self.hooks.in_worker(id, log) if self.hooks else None,
         )
 
     def template_order(
@@ -117,4 +127,5 @@ class Blueprint:
             access=self.access,
             title=self.title,
             worker=worker,
+            hooks=self.hooks.in_template(self.log) if self.hooks else None,
         )

@@ -48,6 +48,8 @@ class Plan:
     """The most that the load may call for. 0: the count is fixed."""
     drain_delay: float = 0.0
     """How long a stop goes on serving while health checks already say no."""
+    abort_grace: float = 0.0
+    """How long a stuck worker may live on after it was told to abort; 0.0: it is not told."""
     upgrade_keep: float = 0.0
     """How long an old supervisor stays, without workers, once a new version has taken over."""
 
@@ -269,6 +271,8 @@ class Force(Enum):
 
     ASK = "SIGTERM"
     INTERRUPT = "SIGQUIT"
+    ABORT = "SIGABRT"
+    """Only where there is a hook worker_abort: for what is stuck, together with `Dump`."""
     END = "SIGKILL"
 
 

@@ -219,7 +219,7 @@ class Fleet:
                 if stacks:
                     self._tell(News.STACKS, worker, stacks=stacks.rstrip())
                 if worker.condemned and worker.phase is Phase.RETIRING:
-                    worker.deadline = now
+                    worker.deadline = min(worker.deadline, now + self._plan_of(worker).abort_grace)
             case facts.Weighed(_, size):
                 self._weighed(worker, size, now)
             case facts.NotForked(_, error):
@@ -710,7 +710,9 @@ class Fleet:
     def _condemn(self, worker: Worker, now: float) -> None:
         """Take a worker out of service at once, and kill it as soon as its stacks have been shown."""
         worker.condemned = True
-        self._step(worker, Happening.TOLD_TO_RETIRE, now, now + DUMP_GRACE)
+        grace = DUMP_GRACE + self._plan_of(worker).abort_grace
+        self._step(worker, Happening.TOLD_TO_RETIRE, now, now + grace)
+        worker.dump_at = now if worker.dump_at < inf else inf
 
     def _drain_by(self, worker: Worker, now: float) -> float:
         return now + (self._plan_of(worker).graceful_timeout or QUICK_GRACE)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from enum import Enum
 from signal import Signals
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
 
@@ -62,8 +63,32 @@ SIGNALS: Final[Mapping[Signals, Handling]] = {
 """Every signal that the supervisor changes the disposition of."""
 
 
-def _no_op(_signum: int, _frame: FrameType | None) -> None:
+_ENDING: Final = frozenset({Signals.SIGTERM, Signals.SIGINT, Signals.SIGQUIT})
+
+
+class Cut(BaseException):
+    """Raised in code of the operator's by a signal that ends the service. The loop hears the signal afterwards, as ever."""
+
+
+_cuts = False
+"""Whether such code runs."""
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
     """Being called at all is what matters: the interpreter has written to the wake-up descriptor."""
+    if _cuts and signum in _ENDING:
+        raise Cut(Signals(signum).name)
+
+
+@contextmanager
+def cutting() -> Iterator[None]:
+    """While the block runs, which is not ours and may take for ever, a signal that ends the service ends it: `Cut`."""
+    global _cuts  # noqa: PLW0603 - signal handlers have no other place to look
+    _cuts = True
+    try:
+        yield
+    finally:
+        _cuts = False
 
 
 _ASKED_FOR: Final = frozenset({Signals.SIGWINCH})
@@ -84,7 +109,7 @@ class Inbox:
     def __init__(self) -> None:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in SIGNALS:
-            signal.signal(number, _no_op)
+            signal.signal(number, _on_signal)
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
         # A full pipe loses nothing that matters: there are thousands of unread signals in it, and reaping polls anyway.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)

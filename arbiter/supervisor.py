@@ -9,17 +9,20 @@ import os
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 import setproctitle
 
 from arbiter import __version__, facts
 from arbiter.blueprint import Blueprint
 from arbiter.config.provenance import ConfigError
+from arbiter.config.schema import HOOKS
 from arbiter.errors import StartError, why
+from arbiter.facts import Force
 from arbiter.fleet import Fleet
 from arbiter.kernel import Kernel, Posix
-from arbiter.lifecycle import Ask
+from arbiter.lifecycle import Ask, Phase
 from arbiter.listeners import Listeners
 from arbiter.logs import Log, Sink
 from arbiter.news import News
@@ -31,12 +34,19 @@ from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from arbiter.config.resolve import Resolved
     from arbiter.config.schema import Settings
     from arbiter.daemon import Daemon
     from arbiter.develop import Watcher
     from arbiter.facts import Effect, Fact
+    from arbiter.hooks import Hooks
     from arbiter.upgrade import Predecessor
+    from arbiter.workers.contract import WorkerId
+
+_HOOKS: Final = frozenset({News.ALL_READY, News.RELOADED, News.REFUSED, News.DRAINING, News.STOPPING, News.QUITTING})
+"""News of which hooks are told."""
 
 
 class Supervisor:
@@ -57,6 +67,9 @@ class Supervisor:
         self._notices = Notices(self._notifier.watchdog)
         self._number = 1
         self._code: int | None = None
+        self._hooks: Hooks | None = None
+        """Those of the generation that the service goes by."""
+        self._has_drained = False
         self._blueprints: dict[int, Blueprint] = {}
         self._sinks: dict[tuple[str, int], Sink] = {}
         bequest = before_us.bequest if before_us else Bequest()
@@ -66,10 +79,10 @@ class Supervisor:
         """That of our predecessor, if it is not ours as well."""
         try:
             os.chdir(resolved.settings.chdir)
+            self._choose_pidfile(resolved.settings.pidfile)
             blueprint = self._draw(resolved)
             self._listeners.forget_returned()
             self._listeners.forget_inherited()
-            self._choose_pidfile(resolved.settings.pidfile)
         except OSError as error:
             self._let_go()
             raise StartError(f"can't enter {error.filename}: {error.strerror}. Check --chdir.") from error
@@ -95,7 +108,10 @@ class Supervisor:
                 from arbiter.develop import Watcher
 
                 self._watcher = Watcher(self._resolved.settings)
-            return self._loop()
+            code = self._loop()
+            if self._hooks:
+                self._hooks.call("on_exit")
+            return code
         finally:
             if self._watcher:
                 self._watcher.close()
@@ -106,7 +122,9 @@ class Supervisor:
 
     def _loop(self) -> int:
         while True:
-            for effect in self._fleet.reconcile(self._kernel.now()):
+            effects = self._fleet.reconcile(self._kernel.now())
+            self._count_workers(effects)
+            for effect in effects:
                 self._perform(effect)
             self._notify()
             if self._code is not None:
@@ -118,7 +136,11 @@ class Supervisor:
                     self._observe(happening)
 
     def _observe(self, fact: Fact) -> None:
+        if self._hooks and not isinstance(fact, facts.Exited):
+            self._call_about(fact, self._hooks)
         self._fleet.observe(fact, self._kernel.now())
+        if self._hooks and isinstance(fact, facts.Exited | facts.NotForked):
+            self._hooks.bury(fact.id, None if isinstance(fact, facts.NotForked) else self._kernel.pid(fact.id))
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -148,10 +170,7 @@ class Supervisor:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case facts.Fork(worker, generation):
-                try:
-                    self._kernel.fork(worker, self._blueprints[generation])
-                except OSError as error:
-                    self._observe(facts.NotForked(worker, error.strerror or str(error)))
+                self._fork(worker, self._blueprints[generation])
             case facts.Retire(worker, last):
                 self._kernel.tell(worker, Retire(last and self._listeners.has_doors))
             case facts.Drain():
@@ -160,6 +179,7 @@ class Supervisor:
                 self._kernel.kill(worker, force)
             case facts.Dump(worker):
                 self._kernel.dump(worker)
+                self._abort(worker)
             case facts.ShutDoors():
                 self._listeners.shut()
             case facts.EndDoors():
@@ -171,6 +191,10 @@ class Supervisor:
                 self._serving()
             case facts.Adopt(generation):
                 self._log = self._blueprints[generation].log
+                self._hooks = self._blueprints[generation].hooks
+                if self._hooks:
+                    self._hooks.rule()
+                    self._count_workers()
                 self._kernel.watch(self._blueprints[generation].settings.touch_reload)
                 if not self._is_quiet:
                     self._listeners.keep_over_restart()
@@ -189,6 +213,54 @@ class Supervisor:
             case facts.Finish(code):
                 self._code = code
 
+    # Hooks ------------------------------------------------------------------------------------------------------------
+
+    def _fork(self, worker: WorkerId, blueprint: Blueprint) -> None:
+        hooks = blueprint.hooks
+        if hooks:
+            hooks.call("pre_fork", hooks.worker(worker))
+        try:
+            self._kernel.fork(worker, blueprint)
+        except OSError as error:
+            self._observe(facts.NotForked(worker, error.strerror or str(error)))
+            return
+        if hooks and not blueprint.settings.preload_app:  # else it is not born yet, and the pid is its template's
+            hooks.server.enter(worker, self._kernel.pid(worker))
+
+    def _abort(self, id: WorkerId) -> None:  # noqa: A002 - its name everywhere
+        """Have a stuck worker call worker_abort. Its stacks, asked for just before, are written first: in C, not in Python."""
+        stuck = self._fleet.workers.get(id)
+        if not (stuck and stuck.condemned and stuck.ready_at < inf):
+            return
+        if self._blueprints[stuck.generation].settings.worker_abort is not None:
+            self._kernel.kill(id, Force.ABORT)
+
+    def _call_about(self, fact: Fact, hooks: Hooks) -> None:
+        """Call what wants to know of a fact, while the books still have the worker as it was."""
+        match fact:
+            case facts.SaidReady(id):
+                worker = self._fleet.workers.get(id)
+                if worker and worker.phase is Phase.BOOTING:
+                    known = hooks.worker(id)
+                    hooks.server.enter(id, self._kernel.pid(id))
+                    known.booted = True
+                    hooks.call("worker_ready", known)
+            case facts.Overdue(id, doing):
+                worker = self._fleet.workers.get(id)
+                if worker and worker.phase is Phase.READY:
+                    hooks.suspect(id, doing)
+            case facts.Dumped(id, stacks):
+                if worker := self._fleet.workers.get(id):
+                    hooks.explain(id, worker.generation, stacks)
+
+    def _count_workers(self, effects: Sequence[Effect] = ()) -> None:
+        """Call nworkers_changed, if it has changed: before what follows from it, and by who rules after it."""
+        if not self._hooks or any(isinstance(effect, facts.Adopt) for effect in effects):
+            return
+        if (count := self._fleet.count) != self._hooks.server.num_workers:
+            before, self._hooks.server.num_workers = self._hooks.server.num_workers, count
+            self._hooks.call("nworkers_changed", count, before)
+
     # Generations ------------------------------------------------------------------------------------------------------
 
     def _draw(self, resolved: Resolved) -> Blueprint:
@@ -204,16 +276,41 @@ class Supervisor:
             settings = quick(settings)
         error_sink = self._sink(settings.errorlog, 2)
         access_sink = self._sink(settings.accesslog, 1) if settings.accesslog else None
+        log = Log(error_sink, settings.loglevel, generation=self._number)
+        hooks = self._open_hooks(resolved, log)
         blueprint = self._blueprints[self._number] = Blueprint(
             number=self._number,
             settings=settings,
             kind=_kind(settings),
             groups=self._listeners.get(settings.bind, settings.backlog, settings.umask, _share(settings)),
-            log=Log(error_sink, settings.loglevel, generation=self._number),
+            log=log,
             access=access_sink,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
+            hooks=hooks,
         )
+        if hooks:
+            hooks.server.LISTENERS = blueprint.listeners
         return blueprint
+
+    def _open_hooks(self, resolved: Resolved, log: Log) -> Hooks | None:
+        """The hooks of a generation, if it has any; those of the first see the service begin, before it listens.
+
+        Raises:
+            StartError: a function is not to be had, or on_starting raised.
+        """
+        if all(getattr(resolved.settings, name) is None for name in HOOKS):
+            return None
+        from arbiter.hooks import Hooks  # few have any, and the supervisor is to stay small
+
+        hooks = Hooks(resolved.settings, resolved.noted, log, self._hooks.server if self._hooks else None)
+        if self._number == 1:
+            self._hooks = hooks
+            hooks.server.num_workers = resolved.settings.workers
+            hooks.call("nworkers_changed", resolved.settings.workers, None)
+            hooks.begin()
+        elif not self._hooks:
+            hooks.server.num_workers = self._fleet.count
+        return hooks
 
     def _sink(self, path: str, stream: int) -> Sink:
         key = (path, stream if path == "-" else -1)
@@ -233,12 +330,16 @@ class Supervisor:
             self._tidy()
             problems = "\n  ".join(str(error).splitlines())
             self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
+            if self._hooks:
+                self._hooks.tell("reload_refused", str(error))
             self._notices.refuse(str(error), _clock())
             self._show(str(error))
             return
         for warning in resolved.warnings:
             self._log.warning(warning)
         self._resolved = resolved
+        if blueprint.hooks:
+            blueprint.hooks.call("on_reload")
         self._observe(facts.Proposed(blueprint.number, blueprint.plan))
 
     def _show(self, error: str) -> None:
@@ -291,7 +392,9 @@ class Supervisor:
     def _launch(self) -> None:
         pidfile = self._pidfile.bequeath() if self._pidfile else None
         try:
-            self._neighbours.launch(self._resolved, Bequest(self._listeners.bequeath(), pidfile))
+            hooks = self._hooks
+            before = (lambda: hooks.call("pre_exec")) if hooks and hooks.has("pre_exec") else None
+            self._neighbours.launch(self._resolved, Bequest(self._listeners.bequeath(), pidfile), before)
         except OSError as error:
             self._observe(facts.SuccessorGone(f"could not be started: {why(error)}"))
 
@@ -349,6 +452,8 @@ class Supervisor:
 
     def _serving(self) -> None:
         """The service is up: tell whoever waits for that."""
+        if self._hooks:
+            self._hooks.call("when_ready")
         if self._daemon:
             self._daemon.settle()
 
@@ -367,11 +472,24 @@ class Supervisor:
             self.error = f"{told.words['why']}\n{told.words['traceback']}".strip()
             self._show(self.error)
         level, sentence = told.news.level, told.news.sentence.format(**told.words)
+        if self._hooks and told.news in _HOOKS:
+            self._call_for(told.news, sentence, self._hooks)
         if told.id:
             log = self._log.bind(worker=told.id.slot, generation=told.generation)
             log.write(level, sentence, self._kernel.pid(told.id))
         else:
             self._log.bind(worker=None, generation=told.generation).write(level, sentence)
+
+    def _call_for(self, news: News, sentence: str, hooks: Hooks) -> None:
+        match news:
+            case News.ALL_READY | News.RELOADED:
+                hooks.call("all_workers_ready")
+            case News.REFUSED:
+                hooks.tell("reload_refused", sentence)
+            case _:
+                if not self._has_drained:
+                    self._has_drained = True
+                    hooks.call("drain_started")
 
     def _reopen_logs(self) -> None:
         for sink in self._sinks.values():

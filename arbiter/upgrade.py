@@ -35,7 +35,7 @@ from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
     import select
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from arbiter.config.resolve import Resolved
     from arbiter.facts import Fact, Force
@@ -146,8 +146,10 @@ class Neighbours:
 
     # The next ---------------------------------------------------------------------------------------------------------
 
-    def launch(self, resolved: Resolved, bequest: Bequest) -> None:
+    def launch(self, resolved: Resolved, bequest: Bequest, first: Callable[[], None] | None = None) -> None:
         """Start a new supervisor. That it can't be executed is heard of later, as any failure of it.
+
+        `first` is called in the new process, before it becomes the new supervisor.
 
         Raises:
             OSError: no process could be had; nothing has changed.
@@ -159,7 +161,7 @@ class Neighbours:
         try:
             pid = os.fork()
             if pid == 0:
-                _become_successor(resolved, bequest, theirs)
+                _become_successor(resolved, bequest, theirs, first)
         except OSError:
             ours.close()
             raise
@@ -274,7 +276,9 @@ def _how(code: int, words: str) -> str:
     return f"{said}: {words.rstrip('.')}" if words else said
 
 
-def _become_successor(resolved: Resolved, bequest: Bequest, channel: socket.socket) -> NoReturn:
+def _become_successor(
+    resolved: Resolved, bequest: Bequest, channel: socket.socket, first: Callable[[], None] | None
+) -> NoReturn:
     """In the child, signals being blocked: everything as it was when this supervisor was started, then its command line.
 
     What is not in the bequest closes by itself (close-on-exec); handlers would be reset by execve(2) too, but a signal must not
@@ -282,6 +286,8 @@ def _become_successor(resolved: Resolved, bequest: Bequest, channel: socket.sock
     """
     try:
         reset()
+        if first:
+            first()
         environ = {name: value for name, value in resolved.environ.items() if name not in _NOT_PASSED_ON}
         environ[INHERIT] = json.dumps(
             {"sockets": [one._asdict() for one in bequest.sockets], "pidfile": bequest.pidfile, "channel": channel.fileno()}

@@ -604,6 +604,166 @@ class Settings:
         doc="Requests that make no line in the access log; repeat for more. Each is a status (`304`, `3xx`), a path "
         "(`/healthz`, `/static/*`), or both (`2xx /healthz`).",
     )
+    on_starting: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor before it listens. What it raises ends the start.",
+    )
+    on_reload: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when a reload has read its settings, before its first worker is forked.",
+    )
+    when_ready: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when the service can be used: the first worker is ready. (In Gunicorn: before there is "
+        "any.)",
+    )
+    pre_fork: callables.Code | None = setting(
+        callables.Hook("server", "worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor before a worker is forked.",
+    )
+    post_fork: callables.Code | None = setting(
+        callables.Hook("server", "worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker right after its fork, before privileges are dropped and the application is loaded (with "
+        "`preload_app`: it has been loaded).",
+    )
+    post_worker_init: callables.Code | None = setting(
+        callables.Hook("worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker when the application is loaded, before `warmup` and the first request.",
+    )
+    worker_int: callables.Code | None = setting(
+        callables.Hook("worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker that is interrupted, by SIGINT or SIGQUIT.",
+    )
+    worker_abort: callables.Code | None = setting(
+        callables.Hook("worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker that is stuck (see `timeout`), or that was sent SIGABRT. It is killed a second later.",
+    )
+    pre_exec: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in an upgrade (SIGUSR2), in the new process, before it executes the new version.",
+    )
+    pre_request: callables.Code | None = setting(
+        callables.Hook("worker", "req"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker before each request of a WSGI application. What it raises is answered 500.",
+    )
+    post_request: callables.Code | None = setting(
+        callables.Hook("worker", "req", "environ", "resp", fewest=2),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker after each request of a WSGI application, when the response is sent. It may take the first 2 "
+        "or 3 only.",
+    )
+    child_exit: callables.Code | None = setting(
+        callables.Hook("server", "worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when a worker has ended, however it did; `worker.pid` is what it was.",
+    )
+    worker_exit: callables.Code | None = setting(
+        callables.Hook("server", "worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker before it ends. Not if it is killed.",
+    )
+    nworkers_changed: callables.Code | None = setting(
+        callables.Hook("server", "new_value", "old_value"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when another number of workers is wanted: at the start (from None), by signal, by load, "
+        "by reload.",
+    )
+    on_exit: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when all workers have ended, before it ends itself.",
+    )
+    worker_ready: callables.Code | None = setting(
+        callables.Hook("server", "worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when a worker is ready.",
+    )
+    all_workers_ready: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when all workers are ready: after the start, and at the end of each reload.",
+    )
+    worker_timed_out: callables.Code | None = setting(
+        callables.Hook("info"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor for a worker that is stuck, before it is killed. `info` has `worker`, `pid`, `slot`, "
+        "`generation`, `doing` (the request, how long, where) and `stacks`.",
+    )
+    reload_refused: callables.Code | None = setting(
+        callables.Hook("error"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when a reload is refused, with the reason in words. The old workers serve on.",
+    )
+    drain_started: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in the supervisor when a graceful stop begins, with `drain_delay` before the last requests.",
+    )
+    before_fork: callables.Code | None = setting(
+        callables.Hook("server"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called with `preload_app` in the process that has the application loaded, before each worker that it forks: the "
+        "place to close what must not be shared.",
+    )
+    after_fork: callables.Code | None = setting(
+        callables.Hook("worker"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called with `preload_app` in a worker right after its fork, before `post_fork`: the place to open it again.",
+    )
     pidfile: str | None = setting(
         kinds.Nullable(kinds.Path(example="/run/arbiter.pid")),
         default=None,
@@ -664,4 +824,6 @@ class Settings:
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType({f.name: f.metadata[_ROW]._replace(name=f.name) for f in fields(Settings)})
+HOOKS: tuple[str, ...] = tuple(name for name, row in SETTINGS.items() if isinstance(row.kind, callables.Hook))
+"""The settings that are functions to be called."""
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(row.section for row in SETTINGS.values()))

@@ -47,7 +47,7 @@ def load(name: str) -> Any:
         except Interrupted:
             raise
         except BaseException as error:  # a factory may raise anything, sys.exit() included
-            raise _raised(f"calling {name}", error) from error
+            raise raised(f"calling {name}", error) from error
     if not callable(app):
         what = f"is a {type(app).__name__}"
         if isinstance(app, ModuleType):
@@ -115,9 +115,9 @@ def _import(name: str) -> ModuleType:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             where = sys.path[0] or "the current directory"
             raise _not_found(during, f"no module named {error.name!r} in {where} or on sys.path. Is --chdir right?") from error
-        raise _raised(during, error) from error
+        raise raised(during, error) from error
     except BaseException as error:  # a module may raise anything, sys.exit() included
-        raise _raised(during, error) from error
+        raise raised(during, error) from error
 
 
 def _parse(name: str, expression: str) -> tuple[str, list[Any] | None, dict[str, Any]]:
@@ -161,5 +161,6 @@ def _not_found(during: str, error: str) -> BootError:
     return BootError(Failed(during, error, "", Exit.NOT_FOUND))
 
 
-def _raised(during: str, error: BaseException) -> BootError:
+def raised(during: str, error: BaseException) -> BootError:
+    """The error for a boot that raised, its traceback without our own frames."""
     return BootError(Failed(during, one_line(error), application_traceback(error), Exit.BOOT))

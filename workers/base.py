@@ -22,6 +22,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from math import inf
 from signal import Signals
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import setproctitle
 
 from arbiter.workers import portal
-from arbiter.workers.app import BootError, is_asgi, load
+from arbiter.workers.app import BootError, is_asgi, load, raised
 from arbiter.workers.contract import (
     DUMP_SIGNAL,
     KINDS,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from arbiter.workers.contract import Message, Order, TemplateOrder
+    from arbiter.workers.contract import Hooks, Message, Order, TemplateOrder
 
 WAIT: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
 """How to wait for a connection: the kernel wakes one worker for it, the first in line that waits (epoll_ctl(2))."""
@@ -70,6 +71,9 @@ _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 LONGEST_POLL: Final = 15.0
 """Longest wait for a connection, in seconds, whatever the timeout: each ends in an attempt to accept, which finds a
 connection whose wake-up went to a worker that was stopped before it could accept."""
+
+
+_ABORTED: Final = "SIGABRT"
 
 
 class Worker(ABC):
@@ -209,6 +213,10 @@ class Worker(ABC):
             info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
             self.row.waited(1000 * int.from_bytes(info[52:56], sys.byteorder))
 
+    def ask_for_successor(self) -> None:
+        """A hook has set worker.alive = False."""
+        self.say(Spent("a hook set worker.alive to False"))
+
     def say(self, message: Message) -> None:
         """Tell the supervisor; if it is not there to hear, the lifeline tells us so soon enough."""
         try:
@@ -266,6 +274,8 @@ class Worker(ABC):
     def _on_interrupt(self, signum: int, _frame: FrameType | None) -> None:
         if not self._interrupted:  # once is enough: the way out must not be interrupted
             self._interrupted = True
+            if self.order.hooks:
+                self.order.hooks.worker_int()
             raise Interrupted(Signals(signum).name)
 
     def _on_reopen(self, _signum: int, _frame: FrameType | None) -> None:
@@ -302,10 +312,21 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     settle_in(order, f"worker {order.id.slot}")
     os.environ[ID_VARIABLE] = str(order.id.slot)
     portal.furnish(factory=None, log=order.log)
+    hooks = order.hooks
+    code = Exit.OK
     try:
+        if hooks:
+            _prepare(order)
+            if order.settings.preload_app:
+                attempt("after_fork", hooks.after_fork)
+            attempt("post_fork", lambda: hooks.post_fork(order.listeners))
+            if hooks.has("worker_abort"):
+                signal.signal(signal.SIGABRT, partial(_on_abort, hooks))
         app = application(order)
         worker = worker_class(order)(order, app)
         try:
+            if hooks:
+                attempt("post_worker_init", lambda: hooks.post_worker_init(order.rows, app, worker.ask_for_successor))
             _warm_up(worker)
             worker.start()
             worker.serve()
@@ -315,11 +336,46 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
         portal.outlast(max(0.0, worker.retired_at + order.settings.graceful_timeout / 2 - time.monotonic()))
     except BootError as error:
         order.channel.sendall(encode(error.failed))
+        if hooks:
+            hooks.worker_exit()
         return error.failed.code
-    except Interrupted:
+    except Interrupted as interruption:
         portal.outlast(0.0)
+        code = Exit.START if interruption.args == (_ABORTED,) else Exit.OK
+    if hooks:
+        hooks.worker_exit()
     _run_exit_functions(order)
-    return Exit.OK
+    return code
+
+
+def attempt(hook: str, call: Callable[[], None]) -> None:
+    """Call a hook that is part of the boot.
+
+    Raises:
+        BootError: it raised.
+    """
+    try:
+        call()
+    except Interrupted:
+        raise
+    except BaseException as error:  # an operator's function may raise anything, sys.exit() included
+        raise raised(f"calling the hook {hook}", error) from error
+
+
+def _on_abort(hooks: Hooks, _signum: int, _frame: FrameType | None) -> None:
+    """SIGABRT, where there is a hook worker_abort; else its default action ends the process."""
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    hooks.worker_abort()
+    raise Interrupted(_ABORTED)
+
+
+def _prepare(order: Order | TemplateOrder) -> None:
+    """What applications and hooks see before anything of theirs runs: environment and import path."""
+    settings = order.settings
+    os.environ.update((name, value) for name, value in settings.raw_env if name != ID_VARIABLE)  # its value is ours to say
+    path = [*settings.pythonpath, settings.chdir]
+    if sys.path[: len(path)] != path:
+        sys.path[:0] = path
 
 
 def settle_in(order: Order | TemplateOrder, role: str) -> None:
@@ -366,7 +422,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
     """
     settings = order.settings
     worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read
-    os.environ.update((name, value) for name, value in settings.raw_env if name != ID_VARIABLE)  # its value is ours to say
+    _prepare(order)
     os.umask(settings.umask)
     try:
         drop(settings.user, settings.group, initgroups=settings.initgroups)
@@ -377,7 +433,6 @@ def load_application(order: Order | TemplateOrder) -> Any:
         os.chdir(settings.chdir)
     except OSError as error:
         raise BootError(Failed("entering its directory", f"{settings.chdir}: {error.strerror}", "", Exit.BOOT)) from error
-    sys.path[:0] = [*settings.pythonpath, settings.chdir]
     app = load(settings.wsgi_app or "")
     if is_asgi(app) != (order.kind == "async"):
         hint = "an ASGI application, which the async worker serves: -k async"

@@ -18,7 +18,7 @@ import signal
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from time import monotonic_ns
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import socket
@@ -104,6 +104,41 @@ class Writer(Protocol):
         """Open the file again under its name (after rotation)."""
 
 
+class Hooks(Protocol):
+    """The operator's functions, as a worker calls them: one method for each moment; it does nothing where there is none.
+
+    `post_fork`, `after_fork` and `post_worker_init` raise what they raise: the boot has failed. So does `pre_request`: its
+    request has. All others log it.
+    """
+
+    watches_requests: bool
+    """Whether there is any need to call the two about requests."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a function of that name."""
+
+    def before_fork(self) -> None:
+        """In the template."""
+
+    def after_fork(self) -> None:
+        """In a worker that a template has forked, before anything else."""
+
+    def post_fork(self, sockets: Sequence[Any]) -> None:
+        """In any worker, before the application is loaded; called also where there is no such function."""
+
+    def post_worker_init(self, rows: Sequence[Row], app: Any, replace: Callable[[], None]) -> None:
+        """When the application is loaded. `replace` has the worker replaced."""
+
+    def worker_int(self) -> None: ...
+    def worker_abort(self) -> None: ...
+    def worker_exit(self) -> None: ...
+    def pre_request(self, request: Any) -> Any:
+        """Before a request; gives what `post_request` is to be given."""
+
+    def post_request(self, req: Any, environ: dict[str, Any], exchange: Any) -> None:
+        """After it, whatever became of it."""
+
+
 class Interrupted(BaseException):
     """Raised in a worker's main thread by SIGINT or SIGQUIT: leave now. Nothing but the worker's base may catch it."""
 
@@ -133,6 +168,7 @@ class Order:
     access: Writer | None
     title: str
     """What a process list calls the application."""
+    hooks: Hooks | None = None
 
     @property
     def row(self) -> Row:
@@ -156,6 +192,7 @@ class TemplateOrder:
     title: str
     worker: Callable[[Spawn, socket.socket], Order]
     """The order of a worker whose channel this is, and whose lifeline and dump pipe have taken the places of these."""
+    hooks: Hooks | None = None
 
 
 # The channel ----------------------------------------------------------------------------------------------------------

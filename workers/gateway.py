@@ -15,6 +15,7 @@ from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
 from arbiter.workers.interfaces.health import with_health
+from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.protocols.http1 import Connection, head_parser
@@ -23,7 +24,6 @@ from arbiter.workers.warmup import warm_up
 
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
-    from arbiter.workers.interfaces.wsgi import Exchange
     from arbiter.workers.protocols.policy import Refusal, Request
 
 LINGER: Final = 2.0
@@ -58,6 +58,9 @@ class GatewayWorker(Worker):
         }
         self.access_log = open_access_log(settings, self.access) if self.access else None
         self._ids = Ids()
+        hooks = order.hooks
+        self.exchange_class = watched(hooks) if hooks and hooks.watches_requests else Exchange
+        """What answers a request: `Exchange`, or one that calls pre_request and post_request around it."""
 
     def warm(self, path: str) -> int:
         environ = next(environ for _, environ in self._facts.values()) if self._facts else {}

@@ -16,7 +16,6 @@ from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import TooSlow
-from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
@@ -102,7 +101,7 @@ class SyncWorker(GatewayWorker):
         environ = environ.copy()
         add_peer(environ, address)
         cpu = self.prepare_access(request, environ)
-        exchange = Exchange(request, connection, transport, self.log, persistent=False)
+        exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
         run = partial(exchange.run, self.app, environ)
         if not self._seconds:

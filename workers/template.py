@@ -106,6 +106,8 @@ def _bear(order: TemplateOrder, spawn: Spawn, descriptors: list[int]) -> Order |
 
 def _is_worker(order: TemplateOrder, spawn: int) -> bool:
     """Fork twice. In the grandchild: True. In the template: False, when the process between has left."""
+    if order.hooks:
+        order.hooks.before_fork()
     sys.stdout.flush()  # else what is in the buffers comes out twice
     sys.stderr.flush()
     # A signal must find either the template or the worker, never the process between: it could be lost with that.

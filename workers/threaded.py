@@ -26,7 +26,6 @@ from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing
 from arbiter.workers.crew import Crew
 from arbiter.workers.gateway import LINGER, GatewayWorker
-from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbiter.workers.contract import Order, Row
+    from arbiter.workers.interfaces.wsgi import Exchange
     from arbiter.workers.protocols.policy import Request
 
 _FRESH, _KEPT, _PIPELINED, _HEAD, _BODY, _WRITING, _LINGERING = Stage  # a member read from its class costs ten globals
@@ -296,7 +296,7 @@ class ThreadedWorker(GatewayWorker):
         environ["arbiter.io_bound"] = seat.io_bound
         cpu = self.prepare_access(request, environ)
         persistent = self._keepalive > 0 and not self.retiring
-        exchange = seat.exchange = Exchange(request, client.http, client, self.log, persistent=persistent)
+        exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent=persistent)
         if not self._limit:
             exchange.run(self.app, environ)
         elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):

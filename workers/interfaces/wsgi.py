@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from arbiter.workers.contract import Log
+    from arbiter.workers.contract import Hooks, Log
     from arbiter.workers.interfaces.transport import Transport
     from arbiter.workers.interfaces.wsgi_file import Region
     from arbiter.workers.interfaces.wsgi_input import Body
@@ -312,3 +312,24 @@ class Exchange:
             self._transport.send(refuse(refusal, head=self.request.method == b"HEAD"))
         except OSError:
             pass  # nobody is left to be told
+
+
+def watched(hooks: Hooks) -> type[Exchange]:
+    """An exchange that calls the hooks pre_request and post_request before and after it runs."""
+
+    class WatchedExchange(Exchange):
+        __slots__ = ()
+
+        def run(self, app: Application, environ: dict[str, Any]) -> None:
+            req: Any = None
+
+            def with_hook(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], None]]) -> Iterable[bytes]:
+                nonlocal req
+                req = hooks.pre_request(self.request)  # here, so that what it raises is answered as an application's failure
+                return app(environ, start_response)
+
+            super().run(with_hook, environ)
+            if req is not None:
+                hooks.post_request(req, environ, self)
+
+    return WatchedExchange
