@@ -41,6 +41,10 @@ _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing
 _SMALL_FILE: Final = 64 * 1024
 """Files up to this size are read and sent together with the head: one system call less than sendfile, and one packet."""
 
+_SMALL_PIECE: Final = 4 * 1024
+"""Pieces of body up to this size are copied behind the head, or between their chunk's ends: 0.2 us, and a transport has less
+to do for one part than for three."""
+
 
 class OverrunError(BaseException):
     """The request takes longer than it may: raised by its worker wherever it is, past all that catches `Exception`."""
@@ -209,7 +213,8 @@ class Exchange:
         if self._framing is _NONE:
             self._transport.send(head)
         else:
-            self._send_within(head, body)
+            self._left = 0
+            self._send(head, body)
         self._done = True
 
     def _send_region(self, region: Region | None) -> bool:
@@ -241,7 +246,10 @@ class Exchange:
         head = b"" if self._begun else self._open(-1)
         framing = self._framing
         if framing is _CHUNKED:
-            self._transport.send(head + b"%x\r\n" % len(piece), piece, b"\r\n")
+            if len(piece) <= _SMALL_PIECE:
+                self._transport.send(b"%b%x\r\n%b\r\n" % (head, len(piece), piece))
+            else:
+                self._transport.send(head + b"%x\r\n" % len(piece), piece, b"\r\n")
             self.sent += len(piece)
         elif framing is _LENGTH:
             self._send_within(head, piece)
@@ -251,10 +259,12 @@ class Exchange:
             self._transport.send(head)
 
     def _send(self, head: bytes, piece: bytes) -> None:
-        if head:
-            self._transport.send(head, piece)
-        else:
+        if not head:
             self._transport.send(piece)  # alone it is not copied
+        elif len(piece) <= _SMALL_PIECE:
+            self._transport.send(head + piece)
+        else:
+            self._transport.send(head, piece)
         self.sent += len(piece)
 
     def _send_within(self, head: bytes, piece: bytes) -> None:

@@ -112,7 +112,19 @@ def add_request(environ: dict[str, Any], request: Request, body: object) -> None
     environ["QUERY_STRING"] = request.query.decode("ascii")
     environ["SERVER_PROTOCOL"] = request.version
     environ["wsgi.input"] = body
-    for name, value in request.fields:
+    fields = request.derived.get(_DERIVED)
+    if fields is None:
+        fields = request.derived[_DERIVED] = _of_fields(request.fields)
+    environ.update(fields)
+
+
+_DERIVED: Final = "wsgi"
+
+
+def _of_fields(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The part of an environ that the fields alone make."""
+    environ: dict[str, str] = {}
+    for name, value in fields:
         key = _keys.get(name)
         if key is None:
             key = _key(name)
@@ -122,3 +134,4 @@ def add_request(environ: dict[str, Any], request: Request, body: object) -> None
             environ[key] = environ[key] + separator + value.decode("latin-1")
         elif key:
             environ[key] = value.decode("latin-1")
+    return environ

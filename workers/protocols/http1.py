@@ -22,9 +22,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arbiter.workers.protocols.body import Chunked, Sized
-from arbiter.workers.protocols.grammar import FIELDS, HEAD
+from arbiter.workers.protocols.grammar import FIELDS, HEAD, ORIGIN_LINE
 from arbiter.workers.protocols.lines import LineReader
-from arbiter.workers.protocols.policy import CHUNKED, Refusal, Request, admit
+from arbiter.workers.protocols.policy import CHUNKED, Refusal, Request, admit, readmit
 
 if TYPE_CHECKING:
     import re
@@ -82,14 +82,27 @@ def as_written(head: bytes, dispute: str) -> Head:
     return Head(match[1], match[2], fields, dispute)
 
 
+_known: dict[HeadParser, dict[bytes, Request]] = {}
+"""For each parser: the version and the field section of heads that were admitted, as they were written, and what they were
+admitted as. A client's next request has the same ones very often: browsers, proxies and programs repeat themselves. Both the
+parser's verdict and the policy's are functions of these bytes, as long as the target is in origin-form and the method is not
+CONNECT; a test holds that against the whole corpus. Read and written by all threads: each step is one of a dict's own."""
+_KNOWN_KEPT: Final = 128
+_KNOWN_SIZE: Final = 2 * 1024
+"""How many, and of how many bytes at most: a client chooses them, so they must not make us grow. Together under 1 MiB with
+what is made of them. When they are too many, all are forgotten: cheaper than to keep count of which was used last."""
+_END: Final = b"\r\n\r\n"
+
+
 class Connection:
     """What has been received on one connection and not been taken yet."""
 
-    __slots__ = ("_ahead", "_at", "_body", "_buffer", "_limits", "_lines", "_parse", "_plain")
+    __slots__ = ("_ahead", "_at", "_body", "_buffer", "_known", "_limits", "_lines", "_parse", "_plain")
 
     def __init__(self, parse: HeadParser, limits: Limits) -> None:
         self._parse = parse
         self._limits = limits
+        self._known = _known.setdefault(parse, {})
         self._plain = min(limits.request_line, limits.field_size, limits.head)  # a head this short breaks no length
         self._buffer = b""
         self._at = 0
@@ -111,6 +124,15 @@ class Connection:
             Refusal: any of its statuses but 408.
         """
         buffer, start = self._buffer, self._at
+        section = None
+        if self._lines is None and (line := ORIGIN_LINE.match(buffer, start)):
+            # Where the whole head ends, if the section is a known one: those end with their first empty line.
+            end = buffer.find(_END, line.end() - 2) + 4
+            if line.end() < end <= min(start + self._plain, line.end() + _KNOWN_SIZE):
+                section = buffer[line.start(3) : end]
+                before = self._known.get(section)
+                if before and before.length <= self._limits.body and len(before.fields) <= self._limits.fields:
+                    return self._begin(readmit(line[1], line[2], before), end)
         match = None if self._lines else HEAD.match(buffer, start)
         if match is None or match.end() - start > self._plain:
             match = self._match_by_lines(buffer, start)
@@ -123,6 +145,14 @@ class Connection:
         request = admit(head.method, head.target, match[3] == b"1", head.fields, self._limits.body)
         if head.dispute:
             raise Refusal(400, head.dispute)
+        if section:
+            if len(self._known) >= _KNOWN_KEPT:
+                self._known.clear()
+            self._known[section] = request._replace(fields=request.fields.copy())
+        return self._begin(request, end)
+
+    def _begin(self, request: Request, end: int) -> Request:
+        """The request's head ends at `end`: what follows is its body."""
         self._at = end
         length = request.length
         self._body = None if not length else Chunked(self._limits) if length == CHUNKED else Sized(length)

@@ -125,7 +125,9 @@ def build(request: Request, code: int, status_line: bytes, fields: Fields, *, kn
         length = 0
     if persistent is not http11:
         end = (b"Connection: keep-alive\r\n" if persistent else b"Connection: close\r\n") + end
-    return Head(status_line + _stamp_for(fields) + block + end, framing, length, persistent)
+    stamp = _stamp_for(fields) if fields.dated or fields.named else _stamp.both()
+    # tuple.__new__ is what Head() comes down to, without the call in between (0.3 us).
+    return tuple.__new__(Head, (status_line + stamp + block + end, framing, length, persistent))
 
 
 def _stamp_for(fields: Fields) -> bytes:
