@@ -118,7 +118,7 @@ def default_text(row: Setting) -> str:
         return row.default_text
     plain = row.kind.render(row.default)
     if isinstance(plain, bool):
-        return literal(plain)
+        return str(plain).lower()
     if isinstance(plain, list):
         return ", ".join(plain) or "none"
     return str(plain) or "none"
