@@ -53,9 +53,9 @@ bench: .venv-bench/.ready
 
 # The peers have a .venv of their own. One that can't be compiled is left out: the benchmarks then say so, and go on.
 .venv-bench/.ready: pyproject.toml benchmarks/requirements.txt benchmarks/built.txt | .venv/bin/pip
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then \
-	  echo "Installing what the benchmarks need of Debian: wrk, and for uWSGI and bjoern gcc, python3-dev, libev-dev."; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk gcc python3-dev libev-dev; \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v wrk && command -v h2load; } >/dev/null; then \
+	  echo "Installing what the benchmarks need of Debian: wrk, nghttp2-client, and for uWSGI and bjoern gcc, python3-dev, libev-dev."; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk nghttp2-client gcc python3-dev libev-dev; \
 	fi
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH)/python -m pip install --quiet --editable . --requirement benchmarks/requirements.txt

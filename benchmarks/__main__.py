@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from benchmarks import servers, table, workloads
 from benchmarks.figures import Run, unknown
-from benchmarks.load import WRK
+from benchmarks.load import H2LOAD, WRK
 from benchmarks.measure import CannotMeasureError, Cores, measure, take_cores
 from benchmarks.servers import HERE, SERVERS, Server
 from benchmarks.workloads import WORKLOADS, Workload
@@ -32,7 +32,7 @@ QUICK_WORKLOADS: Final = "hello,close"
 LATEST: Final = os.path.relpath(f"{HERE}/results/latest.json")
 PARTIAL: Final = os.path.relpath(f"{HERE}/../build/bench.json")
 
-ALONGSIDE: Final = ("gunicorn_h1c", "httptools", "uvloop", "django", "flask", "fastapi", "starlette")
+ALONGSIDE: Final = ("gunicorn_h1c", "h2", "httptools", "uvloop", "django", "flask", "fastapi", "starlette")
 """What figures depend on besides the servers themselves; Gunicorn uses gunicorn_h1c when it is there."""
 
 
@@ -55,6 +55,10 @@ def main() -> int:
             skip(run, server.name, f"{server.package} is not installed" + (f"; it needs {server.hint}" if server.hint else ""))
             chosen.remove(server)
     loads = [workload for workload in WORKLOADS if workload.name in options.workloads]
+    if H2LOAD is None:
+        for load in [load for load in loads if load.streams]:
+            skip(run, load.name, "the load generator h2load is missing (Debian: apt-get install nghttp2-client)")
+            loads.remove(load)
     cells = [(server, workload) for workload in loads for server in chosen if server.serves(workload)]
     if not cells:
         print("None of these servers can do any of these workloads.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The load: wrk for the closed loops, mixed_load.py for the open one, and connections that only exist. Loopback only.
+"""The load: wrk and h2load for the closed loops, mixed_load.py for the open one, connections that only exist. Loopback only.
 
 Whatever is started here ends by itself after the seconds asked for, or is ended.
 """
@@ -6,10 +6,13 @@ Whatever is started here ends by itself after the seconds asked for, or is ended
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from benchmarks.servers import HERE
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from benchmarks.workloads import Workload
 
 WRK: Final = shutil.which("wrk")
+
+H2LOAD: Final = shutil.which("h2load")
 
 GRACE: Final = 30.0
 """Seconds more than the load's own until it is ended: its requests' time-out (10 s), and a machine that is busy."""
@@ -39,6 +44,8 @@ def generate(workload: Workload, port: int, seconds: int, seed: int) -> Load:
     Raises:
         RuntimeError: the load generator failed, and what it said.
     """
+    if workload.streams:
+        return _http2_loop(workload, port, seconds)
     words = _open_loop(workload, port, seconds, seed) if workload.rate else _closed_loop(workload, port, seconds)
     done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + GRACE, check=False)
     try:
@@ -52,6 +59,36 @@ def _closed_loop(workload: Workload, port: int, seconds: int) -> list[str]:
     url = f"http://127.0.0.1:{port}{workload.path}"
     shape = ["-t1", f"-c{workload.connections}", f"-d{seconds}s", "--timeout", "10s"]
     return [WRK or "wrk", *shape, *fields, "-s", f"{HERE}/wrk.lua", url, "--", str(workload.body)]
+
+
+def _http2_loop(workload: Workload, port: int, seconds: int) -> Load:
+    """As `generate`, by h2load, which logs each request: when it began, its status, and its microseconds."""
+    fields = [word for header in workload.headers for word in ("-H", header)]
+    url = f"http://127.0.0.1:{port}{workload.path}"
+    shape = ["-t1", f"-c{workload.connections}", f"-m{workload.streams}", f"-D{seconds}", "-T10"]
+    with tempfile.TemporaryDirectory(prefix="arbiter-bench-") as folder:
+        log = os.path.join(folder, "log")
+        words = [H2LOAD or "h2load", *shape, *fields, f"--log-file={log}", url]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + GRACE, check=False)
+        counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", done.stdout)
+        if done.returncode or not counts:
+            raise RuntimeError(f"h2load failed with status {done.returncode}: {done.stderr or done.stdout}")
+        with open(log) as file:
+            rows = [line.split() for line in file]
+    times = sorted(float(micros) for _, status, micros in rows if status == "200")
+    if not times:
+        raise RuntimeError("h2load had no response")
+    errors = int(counts[2]) + int(counts[3]) + len(rows) - len(times)
+    return Load(int(counts[1]), seconds, times[len(times) // 2], times[len(times) * 99 // 100], errors)
+
+
+def ask_http2(workload: Workload, port: int) -> tuple[int, int]:
+    """Status (0 for any but 200) and length of one response over HTTP/2."""
+    url = f"http://127.0.0.1:{port}{workload.path}"
+    words = [H2LOAD or "h2load", "-n1", "-c1", *[word for header in workload.headers for word in ("-H", header)], url]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=GRACE, check=False).stdout
+    size = re.search(r"\((\d+)\) data", told)
+    return (200 if "status codes: 1 2xx" in told else 0), int(size[1]) if size else 0
 
 
 def _open_loop(workload: Workload, port: int, seconds: int, seed: int) -> list[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from benchmarks import procfs
 from benchmarks.figures import Sample
-from benchmarks.load import IdleConnections, generate
+from benchmarks.load import IdleConnections, ask_http2, generate
 from benchmarks.servers import HERE
 from benchmarks.workloads import FILE_BYTES
 
@@ -135,6 +135,16 @@ def check(workload: Workload, port: int) -> None:
     Raises:
         CannotMeasureError: the response is not what the workload expects.
     """
+    if workload.streams:
+        status, size = ask_http2(workload, port)
+    else:
+        status, size = _ask(workload, port)
+    if (status, size) != (200, workload.reply):
+        raise CannotMeasureError(f"{workload.path} answered {status} with {size} bytes, and not 200 with {workload.reply}")
+
+
+def _ask(workload: Workload, port: int) -> tuple[int, int]:
+    """Status and length of one response."""
     fields = dict(header.split(": ", 1) for header in workload.headers)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=BOOT)) as connection:
         try:
@@ -143,10 +153,7 @@ def check(workload: Workload, port: int) -> None:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise CannotMeasureError(f"no whole response to {workload.path}: {error!r}") from error
-    if (response.status, len(data)) != (200, workload.reply):
-        raise CannotMeasureError(
-            f"{workload.path} answered {response.status} with {len(data)} bytes, and not 200 with {workload.reply}"
-        )
+    return response.status, len(data)
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.workloads import ASGI, FLEET, HELLO, WSGI, Feature, Workload
+from benchmarks.workloads import ASGI, FLEET, HELLO, HTTP2, WSGI, Feature, Workload
 
 HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
@@ -104,15 +104,27 @@ SERVERS: Final = (
         ARBITER + KEEP + "-k threaded --threads {threads} --access-logfile access.log {app}",
         HELLO,
     ),
-    Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC),
+    Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC | HTTP2),
     Server("gunicorn-sync", "gunicorn", GUNICORN + "-k sync {app}", SYNC),
     Server("gunicorn-gthread", "gunicorn", GUNICORN + "-k gthread --threads {threads} {app}", THREADED),
     Server(
         "gunicorn-gthread-log", "gunicorn", GUNICORN + "-k gthread --threads {threads} --access-logfile access.log {app}", HELLO
     ),
     Server("gunicorn-asgi", "gunicorn", GUNICORN + "-k asgi {app}", ASYNC),
+    Server(
+        "gunicorn-http2",
+        "gunicorn",
+        GUNICORN + "-k asgi --http-protocols h2,h1 --http2-cleartext prior-knowledge {app}",
+        HTTP2,
+    ),
     Server("granian", "granian", GRANIAN + "--interface wsgi --blocking-threads {threads} {app}", THREADED),
-    Server("granian-asgi", "granian", GRANIAN + "--interface asgi {app}", ASYNC),
+    Server("granian-asgi", "granian", GRANIAN + "--interface asgi {app}", ASYNC | HTTP2),
+    Server(
+        "hypercorn",
+        "hypercorn",
+        "{bin}/hypercorn -b 127.0.0.1:{port} -w {workers} -k uvloop --keep-alive 60 --log-level warning {app}",
+        ASYNC | HTTP2,
+    ),
     Server(
         "uwsgi",
         "uWSGI",

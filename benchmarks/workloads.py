@@ -22,6 +22,7 @@ class Feature(enum.Enum):
     IDLE = "holds a thousand idle connections"
     WORKERS = "has several processes"
     THREADS = "has several threads"
+    HTTP2 = "speaks HTTP/2 without TLS"
 
 
 FILE_BYTES: Final = 10 << 20
@@ -70,11 +71,14 @@ class Workload:
     rate: int = 0
     fresh: bool = False
     """In the open loop: a connection for each request, as from a front end without keep-alive, and not from a pool."""
+    streams: int = 0
+    """Requests that each connection has open over HTTP/2, from h2load; 0 is HTTP/1.1."""
     longer: int = 1
     """By what factor this workload is measured longer than others."""
     metric: Metric = Metric.CPU
 
 
+HTTP2: Final = frozenset({Feature.HTTP2})
 WSGI, ASGI, HELLO = frozenset({Feature.WSGI}), frozenset({Feature.ASGI}), frozenset({Feature.HELLO})
 FLEET: Final = frozenset({Feature.WSGI, Feature.WORKERS, Feature.THREADS})
 
@@ -99,6 +103,9 @@ WORKLOADS: Final = (
     Workload("hello-1", "hello, keep-alive, 1 connection", needs=HELLO, connections=1),
     Workload("browser", "hello, browser headers", needs=HELLO, headers=BROWSER),
     Workload("close", "hello, connection: close", needs=HELLO, headers=("Connection: close",)),
+    Workload("http2", "hello, HTTP/2, 8 connections with 10 streams", needs=HTTP2, connections=8, streams=10),
+    Workload("http2-1", "hello, HTTP/2, 16 connections with 1 stream", needs=HTTP2, connections=16, streams=1),
+    Workload("http2-browser", "hello, HTTP/2, browser headers", needs=HTTP2, headers=BROWSER, connections=8, streams=10),
     Workload("flask", "Flask, JSON", app="flask_site", path="/json", reply=83),
     Workload("django", "Django, JSON", app="django_site", path="/json", reply=92),
     Workload("fastapi", "FastAPI, JSON", app="fastapi_site", path="/json", needs=ASGI, reply=82),

@@ -106,12 +106,26 @@ def test_idle_connections_that_the_server_closes_are_counted(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs the load generator wrk (Debian: apt-get install wrk)")
+@pytest.mark.skipif(
+    shutil.which("wrk") is None or shutil.which("h2load") is None,
+    reason="needs the load generators wrk and h2load (Debian: apt-get install wrk nghttp2-client)",
+)
 def test_every_kind_of_arbiter_can_be_measured(tmp_path: Path) -> None:
     ours = [server.name for server in SERVERS if server.ours]
     output = tmp_path / "result.json"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # python -m, from the root
-    words = ["--servers", ",".join(ours), "--workloads", "hello", "--seconds", "1", "--rounds", "1", "--output", str(output)]
+    words = [
+        "--servers",
+        ",".join(ours),
+        "--workloads",
+        "hello,http2",
+        "--seconds",
+        "1",
+        "--rounds",
+        "1",
+        "--output",
+        str(output),
+    ]
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -119,7 +133,9 @@ def test_every_kind_of_arbiter_can_be_measured(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     run = Run.from_json(output.read_text())
-    measured = {server: samples[0] for (_, server), samples in run.cells.items()}
+    measured = {server: samples[0] for (workload, server), samples in run.cells.items() if workload == "hello"}
+    assert run.cells["http2", "arbiter-async"][0].requests > 100
+    assert run.cells["http2", "arbiter-async"][0].errors == 0
     assert {"arbiter-sync", "arbiter-sync-log"} <= measured.keys(), done.stdout
     for sample in measured.values():
         assert sample.requests > 100
