@@ -553,6 +553,52 @@ class Settings:
         doc="Send files by sendfile(2), from the disk's cache to the socket. Without it they are read and written in pieces, "
         "for file systems that sendfile does not work on, such as shared folders of virtual machines.",
     )
+    ws_max_size: int = setting(
+        kinds.Size(example="1MiB"),
+        default=16 * 1024 * 1024,
+        section="WebSocket",
+        flags=("--ws-max-size",),
+        doc="Largest WebSocket message that clients may send. It is measured decompressed; a longer one closes the WebSocket "
+        "with code 1009.",
+    )
+    ws_max_queue: int = setting(
+        kinds.Whole(1, 1_000_000, example=32),
+        default=32,
+        section="WebSocket",
+        flags=("--ws-max-queue",),
+        doc="How many messages of a WebSocket may wait. When so many, or 64 KiB, have not been received by the application, "
+        "nothing more is read of that client until it receives some.",
+    )
+    ws_ping_interval: float = setting(
+        kinds.Duration(example="20s"),
+        default=20.0,
+        section="WebSocket",
+        flags=("--ws-ping-interval",),
+        doc="How often WebSocket clients are pinged. So those that have vanished are noticed, and proxies do not close what is "
+        "idle. 0: never.",
+    )
+    ws_ping_timeout: float = setting(
+        kinds.Duration(example="20s"),
+        default=20.0,
+        section="WebSocket",
+        flags=("--ws-ping-timeout",),
+        doc="How long a client may take to answer a ping. After that its WebSocket is closed with code 1011. 0: for ever.",
+    )
+    ws_per_message_deflate: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="WebSocket",
+        flags=("--ws-per-message-deflate",),
+        doc="Compress WebSocket messages, where the client can. With permessage-deflate (RFC 7692): it costs about 45 KB for "
+        "each such client, and much more time than a message does otherwise.",
+    )
+    ws_per_message_deflate_threshold: int = setting(
+        kinds.Size(example="1KiB"),
+        default=1024,
+        section="WebSocket",
+        flags=("--ws-per-message-deflate-threshold",),
+        doc="Smallest WebSocket message that is compressed.",
+    )
     errorlog: str = setting(
         kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),
         default="-",

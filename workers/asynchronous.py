@@ -33,12 +33,13 @@ from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
 from arbiter.workers.stacks import application_traceback, stack_of
 from arbiter.workers.warmup_asgi import warm_up_asgi
+from arbiter.workers.websocket_connection import install as install_websocket
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from arbiter.workers.contract import Order
-    from arbiter.workers.interfaces.asgi import Exchange
+    from arbiter.workers.site import Activity
 
 _SWEEP: Final = 1.0
 """Longest time between two sweeps, in seconds; a quarter of the shortest deadline if that is less."""
@@ -83,6 +84,7 @@ class AsyncWorker(Worker):
             self._end_loop(1.0)
             raise BootError(failed)
         self.site = Site(self.loop, self.app, settings, self.log, self.row, self.access_log)
+        install_websocket(self.site)
         self.site.context = context
         self.site.state = self.lifespan.state
         self.site.is_leaving = lambda: self.draining or self.retiring
@@ -98,7 +100,7 @@ class AsyncWorker(Worker):
         self._is_full = False
         self._leaving = 0.0  # when it was told to retire, in monotonic seconds; 0.0: it was not
         self._is_cancelled = False
-        self._cancelled: dict[Exchange, float] = {}  # requests that were cancelled, and when
+        self._cancelled: dict[Activity, float] = {}  # requests that were cancelled, and when
         self._flush_due = False
         self._cpu = time.process_time_ns()
         self._swept = time.monotonic_ns()
@@ -278,7 +280,8 @@ class AsyncWorker(Worker):
         is_over = now >= end - min(_MARGIN, grace / 4) / 2
         if (site.is_done and not is_accepting) or is_over:
             if not site.is_done:
-                self.log.warning(f"leaving with {len(site.active)} requests that ignore their cancellation")
+                left = len(site.active) + len(site.sockets)
+                self.log.warning(f"leaving with {left} requests that ignore their cancellation")
             self.loop.stop()
         else:
             self.vouch()
@@ -290,7 +293,9 @@ class AsyncWorker(Worker):
         self._is_cancelled = True
         if self.site.active:
             self.log.warning(f"{len(self.site.active)} requests are cancelled at the end of graceful_timeout")
-        for exchange in list(self.site.active):
+        if self.site.sockets:
+            self.log.warning(f"{len(self.site.sockets)} WebSockets are ended at the end of graceful_timeout")
+        for exchange in [*self.site.active, *self.site.sockets]:
             exchange.cancel(_GONE)
         for connection in list(self.site.connections):
             connection.drop()

@@ -23,13 +23,14 @@ import asyncio
 import os
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids
 from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
 from arbiter.workers.interfaces.asgi import Exchange
 from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope
+from arbiter.workers.interfaces.asgi_websocket import WebSocketExchange
 from arbiter.workers.interfaces.health import health_application
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from arbiter.workers.contract import Log, Row
     from arbiter.workers.interfaces.asgi import Application, Stream
     from arbiter.workers.protocols.policy import Refusal, Request
+
+    Activity: TypeAlias = Exchange | WebSocketExchange
 
     class Successor(Protocol):
         """Who takes a connection over from HTTP/1; see the module."""
@@ -98,8 +101,12 @@ class Site:
         self.connections: set[LoopConnection] = set()
         self.idle: dict[LoopConnection, None] = {}
         """Connections that are kept and have nothing under way, the longest idle first."""
-        self.active: dict[Exchange, None] = {}
-        """Requests whose application has not returned, the oldest first."""
+        self.websocket_app = app
+        """Whose WebSockets are."""
+        self.active: dict[Activity, None] = {}
+        """Requests and handshakes whose application has not returned, the oldest first."""
+        self.sockets: dict[WebSocketExchange, None] = {}
+        """WebSockets that are open, or whose application has not returned."""
         self.upgrades: dict[bytes, Successor] = {}
         self.retiring = False
         """The worker leaves: nothing new is begun, and each response says that it is the last on its connection."""
@@ -187,6 +194,11 @@ class Site:
         app = self.app
         if self._health and request.target.partition(b"?")[0] == self._health and request.method in (b"GET", b"HEAD"):
             app = self._health_app
+        self.start(exchange, app)
+        return exchange
+
+    def start(self, exchange: Activity, app: Application) -> None:
+        """Have this application do what `exchange` is about, in a task of its own; it takes its first step in the next turn."""
         if not self.active:
             self.row.phase(Doing.APP)
         self.active[exchange] = None
@@ -195,7 +207,6 @@ class Site:
             exchange.task = self._spawn(exchange.run(app), loop=self.loop, name="request", context=context)
         else:
             exchange.task = self.loop.create_task(exchange.run(app), name="request", context=context)
-        return exchange
 
     def hold(self, exchange: Exchange) -> None:
         if not self._held:
@@ -207,22 +218,33 @@ class Site:
         for exchange in held:
             exchange.flush()
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, exchange: Activity) -> None:
         seconds = monotonic() - exchange.started
         self.row.count(exchange.status, exchange.head_size + exchange.sent, int(seconds * 1e9))
         self.on_request_end()
         if self.access_log:
             self._note(exchange, seconds)
 
-    def ended(self, exchange: Exchange) -> None:
-        active = self.active
-        del active[exchange]
-        exchange.task = None
-        if not active:
+    def opened(self, exchange: WebSocketExchange) -> None:
+        """A WebSocket has been accepted: from now on it may last, and keeps nobody busy."""
+        del self.active[exchange]
+        self.sockets[exchange] = None
+        if not self.active:
             self.row.phase(Doing.IDLE)
+
+    def ended(self, exchange: Activity) -> None:
+        active = self.active
+        exchange.task = None
+        if exchange in active:
+            del active[exchange]
+            if not active:
+                self.row.phase(Doing.IDLE)
+                self.on_departure()
+        elif isinstance(exchange, WebSocketExchange):
+            del self.sockets[exchange]
             self.on_departure()
 
-    def _note(self, exchange: Exchange, seconds: float) -> None:
+    def _note(self, exchange: Activity, seconds: float) -> None:
         client = exchange.scope.get("client")
         remote = client[0] if client else ""
         if self.access_log:
@@ -246,7 +268,7 @@ class Site:
     @property
     def is_done(self) -> bool:
         """Nothing is under way."""
-        return not self.connections and not self.active
+        return not (self.connections or self.active or self.sockets)
 
 
 class _Extend:

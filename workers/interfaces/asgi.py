@@ -523,7 +523,7 @@ class Exchange:
     def _fail(self, failure: BaseException | None) -> None:
         """The application has ended without a whole response, or has raised after it. In an except block, or with None."""
         if self.gone:
-            if failure is not None and not _follows_from_parting(failure):
+            if failure is not None and not follows_from_parting(failure):
                 self._tell(failure, "failed after its client had gone")
         elif self._state == _DONE:
             if not isinstance(failure, CancelledError):
@@ -559,13 +559,13 @@ def _as_bytes(body: object) -> bytes:
     raise TypeError(f"the application gave {type(body).__name__} as a piece of body, not bytes")
 
 
-def _follows_from_parting(failure: BaseException) -> bool:
+def follows_from_parting(failure: BaseException) -> bool:
     """Whether an exception is what a client's going makes of an application: no fault of its own."""
     seen: BaseException | None = failure
     while seen is not None:
         if isinstance(seen, (Disconnected, CancelledError)):
             return True
         if isinstance(seen, BaseExceptionGroup):
-            return all(_follows_from_parting(part) for part in seen.exceptions)
+            return all(follows_from_parting(part) for part in seen.exceptions)
         seen = seen.__cause__ or seen.__context__
     return False

@@ -7,11 +7,15 @@ from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.protocols.websocket_handshake import Offer
 
 VERSION: Final = "3.0"
 HTTP_SPEC: Final = "2.4"
 """A `send` after the client has gone raises an OSError; see the ASGI HTTP specification."""
 LIFESPAN_SPEC: Final = "2.0"
+
+WEBSOCKET_SPEC: Final = "2.4"
+"""As `HTTP_SPEC`, of the ASGI WebSocket specification."""
 
 HTTP_EXTENSIONS: Final[dict[str, Any]] = {
     "http.response.debug": {},
@@ -68,6 +72,17 @@ def http_scope(template: dict[str, Any], request: Request) -> dict[str, Any]:
     scope["path"] = decoded_path(path, template["root_path"])
     scope["query_string"] = request.query
     scope["headers"] = request.fields
+    return scope
+
+
+def websocket_scope(template: dict[str, Any], request: Request, offer: Offer) -> dict[str, Any]:
+    """The scope of a WebSocket, but for ``state`` and ``extensions``; the template is that of HTTP."""
+    scope = http_scope(template, request)
+    del scope["method"]
+    scope["type"] = "websocket"
+    scope["asgi"] = {"version": VERSION, "spec_version": WEBSOCKET_SPEC}
+    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+    scope["subprotocols"] = list(offer.subprotocols)
     return scope
 
 

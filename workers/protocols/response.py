@@ -155,6 +155,7 @@ def _without_length(block: bytes) -> bytes:
 # RFC 9110 section 15 and RFC 6585; the standard library's table has other words in each of its versions.
 _PHRASES: Final = {
     400: "Bad Request",
+    403: "Forbidden",
     405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Content Too Large",

@@ -98,10 +98,10 @@ class WebSocket:
         "_limit",
         "_message",
         "_opcode",
-        "_replies",
         "_utf8",
         "closing",
         "over",
+        "replies",
     )
 
     def __init__(self, limit: int, agreement: Agreement | None = None, least: int = 0) -> None:
@@ -124,7 +124,8 @@ class WebSocket:
         self._opcode = 0  # of the message that has begun; 0: none has
         self._message = bytearray()
         self._utf8: IncrementalDecoder | None = None
-        self._replies: list[bytes] = []
+        self.replies: list[bytes] = []
+        """Pongs to send: `take_replies`. Of those that can't be sent yet, the last is enough (RFC 6455 section 5.5.3)."""
         self.closing = False
         """We have sent a close frame of our own: nothing may follow it. (The reply of `Closed` is the caller's to send.)"""
         self.over = False
@@ -247,7 +248,7 @@ class WebSocket:
             raise TypeError(f"wsproto's decoder gave {type(payload)}")
         if frame.opcode is Opcode.PING:
             if not self.closing:
-                self._replies.append(bytes((0x8A, len(payload))) + payload)
+                self.replies.append(bytes((0x8A, len(payload))) + payload)
             return None
         if frame.opcode is Opcode.PONG:
             return Pong(payload)
@@ -311,10 +312,10 @@ class WebSocket:
 
     def take_replies(self) -> bytes:
         """What the events so far oblige us to send; empty if nothing."""
-        if not self._replies:
+        if not self.replies:
             return b""
-        replies = b"".join(self._replies)
-        self._replies.clear()
+        replies = b"".join(self.replies)
+        self.replies.clear()
         return replies
 
     def message(self, data: str | bytes) -> bytes:
