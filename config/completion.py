@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from arbiter.config.argv import OPTIONS
-from arbiter.config.kinds import Takes
+from arbiter.config.kinds import Choice, Takes
 from arbiter.config.schema import SETTINGS
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def _flags() -> list[_Flag]:
     found = []
     for row in SETTINGS.values():
         if row.flags:
-            has_value = row.kind.takes is not Takes.NONE
-            found.append(_Flag(row.flags, row.summary, has_value, tuple(row.kind.schema().get("enum", ()))))
+            words = row.kind.words if isinstance(row.kind, Choice) else ()
+            found.append(_Flag(row.flags, row.summary, row.kind.takes is not Takes.NONE, words))
     for option in OPTIONS:
         words = tuple(option.arguments.get("choices", tuple(SETTINGS) if "nargs" in option.arguments else ()))
         found.append(_Flag(option.flags, option.doc, bool(option.metavar), words))

@@ -396,6 +396,10 @@ class ChoiceOrImport(Choice):
             return Import().parse(raw)
         return super().parse(raw)
 
+    def schema(self) -> Schema:
+        """Any text; the words are examples."""
+        return {"type": "string", "examples": list(self.words)}
+
 
 class Nullable(Kind[T | None]):
     """A kind that may also be absent: None in Python, and "" where there is no None."""
