@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -70,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         case Action.CHECK:
             for warning in resolved.warnings:
                 print(f"arbiter: {warning}", file=sys.stderr)
+            if fault := _tls_fault(resolved):
+                print(f"arbiter: {fault}", file=sys.stderr)
+                from arbiter.workers.contract import Exit
+
+                return Exit.START
             print("The configuration is sound.")
         case Action.RUN:
             return _run(resolved, before_us)
@@ -99,6 +105,18 @@ def _init(words: Sequence[str]) -> int:
     for sentence in plan.words:
         print(sentence)
     return OK
+
+
+def _tls_fault(resolved: Resolved) -> str:
+    """What is wrong with the files of TLS; empty if nothing is. Never called where workers are forked: it imports ssl."""
+    if not resolved.settings.certfile:
+        return ""
+    tls = importlib.import_module("arbiter.workers.tls")
+    try:
+        tls.check(resolved.settings)
+    except tls.TlsError as error:
+        return f"{error}. Workers read it as the user who starts Arbiter."
+    return ""
 
 
 def _fill_standard_streams() -> None:

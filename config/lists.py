@@ -23,7 +23,7 @@ class Addresses(Kind[tuple[Address, ...]]):
     def parse(self, raw: object) -> tuple[Address, ...]:
         """The addresses, from a list, or from text with commas; a bare number is a port on this machine."""
         addresses = []
-        for item in _items(raw, separator=","):
+        for item in split_items(raw, separator=","):
             if not isinstance(item, str | int) or isinstance(item, bool):
                 raise self.refused()
             try:
@@ -62,7 +62,7 @@ class Paths(Kind[tuple[str, ...]]):
         if raw is None:
             return ()
         try:
-            return tuple(self._path.parse(item) for item in _items(raw, separator=","))
+            return tuple(self._path.parse(item) for item in split_items(raw, separator=","))
         except Refused:
             raise self.refused() from None
 
@@ -114,7 +114,7 @@ class Targets(Kind[tuple[str, ...]]):
         """The paths as written."""
         if raw is None:
             return ()
-        items = tuple(str(item) for item in _items(raw, separator=","))
+        items = tuple(str(item) for item in split_items(raw, separator=","))
         if not all(map(_is_target, items)):
             raise self.refused()
         return items
@@ -142,7 +142,7 @@ class Patterns(Kind[tuple[str, ...]]):
         """The patterns as written."""
         if raw is None:
             return ()
-        items = _items(raw, separator=",")
+        items = split_items(raw, separator=",")
         if not all(isinstance(item, str) and "\0" not in item for item in items):
             raise self.refused()
         return tuple(map(str, items))
@@ -181,7 +181,7 @@ class Skips(Kind[tuple[Skip, ...]]):
         """What the items mean."""
         if raw is None:
             return ()
-        return tuple(self._skip(str(item)) for item in _items(raw, separator=","))
+        return tuple(self._skip(str(item)) for item in split_items(raw, separator=","))
 
     def _skip(self, text: str) -> Skip:
         match = self._ITEM.fullmatch(text)
@@ -227,7 +227,7 @@ class EnvPairs(Kind[tuple[tuple[str, str], ...]]):
             return self._once([self._pair(name, value) for name, value in raw.items()])
         pairs = []
         # No comma cuts here, and nothing cuts inside a list: a value may hold both.
-        for item in raw if isinstance(raw, list | tuple) else _items(raw, separator="\n"):
+        for item in raw if isinstance(raw, list | tuple) else split_items(raw, separator="\n"):
             name, equals, value = item.partition("=") if isinstance(item, str) else ("", "", "")
             if not equals:
                 raise self.refused()
@@ -265,10 +265,10 @@ def _one_or_many(item: Schema) -> Schema:
     return {"anyOf": [item, {"type": "array", "items": item}]}
 
 
-def _items(raw: object, separator: str) -> list[object]:
+def split_items(raw: object, separator: str) -> list[object]:
     """The items of a list and of text, all cut at `separator`, or the value alone."""
     if isinstance(raw, str):
         return [part.strip() for part in raw.split(separator) if part.strip()]
     if isinstance(raw, list | tuple):
-        return [piece for item in raw for piece in _items(item, separator)]
+        return [piece for item in raw for piece in split_items(item, separator)]
     return [raw]

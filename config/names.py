@@ -70,6 +70,17 @@ NOTES: Final[Mapping[str, Note]] = MappingProxyType(
         "tmp_upload_dir": Note(
             None, "no body is written to a file. Where an application keeps uploads is its own setting, or TMPDIR."
         ),
+        "ssl_version": Note(
+            2,  # ssl.PROTOCOL_TLS
+            "Gunicorn ignores it as well. The oldest version that is spoken is tls_minimum: 1.2 or 1.3.",
+            ("--ssl-version",),
+        ),
+        "do_handshake_on_connect": Note(
+            False,
+            "the handshake is done as the client's messages come in, and never holds a thread. It has handshake_timeout.",
+            ("--do-handshake-on-connect",),
+            Takes.NONE,
+        ),
         "spew": Note(
             False,
             "tracing every line would stop a service. Use slow_request_time, which logs stacks, or a profiler like py-spy.",

@@ -165,10 +165,27 @@ def _crossed(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[P
         subject = f"min_workers = {values['min_workers']}"
         reason = f"more than max_workers = {values['max_workers']} ({origins['max_workers']}). Lower one or raise the other."
         problems.append(Problem(subject, origins["min_workers"], reason))
+    problems += _tls_problems(values, origins)
     fixed = [address for address in values["bind"] if address.port or not address.host]  # the kernel chooses port 0
     for address in dict.fromkeys(address for address in fixed if fixed.count(address) > 1):
         subject = f"bind has {address} twice"
         problems.append(Problem(subject, origins["bind"], "an address is listened on once. Remove one."))
+    return problems
+
+
+def _tls_problems(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
+    """Settings of TLS that are of no use without another: what was meant to be secret must not be spoken in the clear."""
+    problems = []
+    if not values["certfile"]:
+        for name in ("keyfile", "sni_certs", "ca_certs"):
+            if values[name]:
+                advice = "there is no certfile, so TLS is off. Name the certificate, or remove this."
+                problems.append(Problem(name, origins[name], advice))
+    if values["cert_reqs"] != "none" and not values["ca_certs"]:
+        subject = f"cert_reqs = {_quoted(values['cert_reqs'])}"
+        problems.append(
+            Problem(subject, origins["cert_reqs"], "no client can show a good certificate without ca_certs. Set it.")
+        )
     return problems
 
 

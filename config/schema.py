@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from arbiter.config import callables, kinds, lists
+from arbiter.config import callables, fronts, kinds, lists
 from arbiter.config.addresses import Address, parse_address
 
 if TYPE_CHECKING:
@@ -598,6 +598,80 @@ class Settings:
         section="WebSocket",
         flags=("--ws-per-message-deflate-threshold",),
         doc="Smallest WebSocket message that is compressed.",
+    )
+    certfile: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/etc/tls/fullchain.pem")),
+        default=None,
+        default_text="none",
+        section="TLS",
+        flags=("--certfile",),
+        doc="Speak HTTPS on every address, with the certificate in this file. It is in PEM form, its chain after it. Workers "
+        "read it before they drop privileges, and again when the file changes: new connections get the new certificate, "
+        "without a reload. See docs/tls.md.",
+    )
+    keyfile: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/etc/tls/privkey.pem")),
+        default=None,
+        default_text="in certfile",
+        section="TLS",
+        flags=("--keyfile",),
+        doc="The certificate's key, in PEM form and not encrypted. Only the user who starts Arbiter need be able to read it.",
+    )
+    sni_certs: tuple[tuple[str, str, str], ...] = setting(
+        fronts.NamedCertificates(),
+        default=(),
+        section="TLS",
+        flags=("--sni-cert",),
+        doc="Other certificates for clients that ask for these names; repeat for more. A name is a host name, or `*.` and "
+        "one: then it stands for all names that have one label more. In a file also a table: `name = [cert, key]`. Who asks "
+        "for no name, or another, gets `certfile`.",
+    )
+    ca_certs: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/etc/tls/clients.pem")),
+        default=None,
+        default_text="none",
+        section="TLS",
+        flags=("--ca-certs",),
+        doc="The authorities whose client certificates are good, in one PEM file.",
+    )
+    cert_reqs: str = setting(
+        fronts.Verification(),
+        default="none",
+        section="TLS",
+        flags=("--cert-reqs",),
+        doc="Whether clients are asked for a certificate. It must be of `ca_certs`. `optional`: who shows one must show a good "
+        "one; `required`: who shows none is refused, in the handshake. Gunicorn's 0, 1 and 2 mean the same. What it says is in "
+        "the environ, as `SSL_CLIENT_S_DN` and others.",
+    )
+    ciphers: str | None = setting(
+        kinds.Nullable(kinds.Text(example="ECDHE+AESGCM")),
+        default=None,
+        default_text="Python's",
+        section="TLS",
+        flags=("--ciphers",),
+        doc="Ciphers of TLS 1.2, as OpenSSL lists them. Those of TLS 1.3 are all good and stay.",
+    )
+    tls_minimum: str = setting(
+        kinds.Choice("1.2", "1.3"),
+        default="1.2",
+        section="TLS",
+        flags=("--tls-minimum",),
+        doc="The oldest version of TLS that is spoken.",
+    )
+    handshake_timeout: float = setting(
+        kinds.Duration(0.1, example="10s"),
+        default=10.0,
+        section="TLS",
+        flags=("--handshake-timeout",),
+        doc="How long a client may take for the TLS handshake. Its connection is closed after that; until then it takes no "
+        "thread of a threaded worker.",
+    )
+    suppress_ragged_eofs: bool = setting(
+        kinds.Boolean(),
+        default=True,
+        section="TLS",
+        flags=("--suppress-ragged-eofs",),
+        doc="Take the end of a connection for an end, though TLS has not announced it. Many clients leave so.",
     )
     errorlog: str = setting(
         kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),

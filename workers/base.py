@@ -421,6 +421,8 @@ def load_application(order: Order | TemplateOrder) -> Any:
         BootError: it can't be had.
     """
     settings = order.settings
+    if settings.certfile:
+        _read_keys(order)
     worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read
     _prepare(order)
     os.umask(settings.umask)
@@ -440,6 +442,22 @@ def load_application(order: Order | TemplateOrder) -> Any:
             hint = "a WSGI application, which sync and threaded workers serve: -k sync, or -k threaded"
         raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is {hint}", "", Exit.BOOT))
     return app
+
+
+def _read_keys(order: Order | TemplateOrder) -> None:
+    """Read what TLS needs, as the user that started us: the key's file may be root's only.
+
+    Raises:
+        BootError: it is of no use.
+    """
+    if order.kind == "async":
+        raise BootError(Failed("looking at certfile", "the async worker does not speak TLS yet: use a proxy", "", Exit.START))
+    from arbiter.workers import tls
+
+    try:
+        tls.prepare(order.settings, order.log)
+    except tls.TlsError as error:
+        raise BootError(Failed("reading the files of TLS", str(error), "", Exit.START)) from error
 
 
 def _warm_up(worker: Worker) -> None:

@@ -24,8 +24,10 @@ from arbiter.workers.transport import SocketTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.tlssocket import TlsSocket
 
 
 class Stage(Enum):
@@ -45,6 +47,8 @@ class Stage(Enum):
     """That it reads its response."""
     LINGERING = 7
     """That it closes: it has its response, and is still sending."""
+    OPENING = 8
+    """The rest of what comes before HTTP, like a TLS handshake."""
 
 
 class _File(NamedTuple):
@@ -75,6 +79,7 @@ class Client(SocketTransport):
         "mark",
         "name",
         "notch",
+        "opening",
         "persistent",
         "port",
         "request",
@@ -107,6 +112,8 @@ class Client(SocketTransport):
         """On the scoreboard."""
         self.environ = environ
         self.http = http
+        self.opening: Opening | None = None
+        """What comes before HTTP, until it is over."""
         self.stage = Stage.FRESH
         self.busy = True
         """A thread owns it."""
@@ -139,7 +146,8 @@ class Client(SocketTransport):
     @property
     def late(self) -> int:
         """Bytes of the response that have been put aside."""
-        return len(self._late) + (self._file.size if self._file else 0)
+        encrypted = self._tls.unsent if self._tls is not None else 0
+        return encrypted + len(self._late) + (self._file.size if self._file else 0)
 
     def begin(self, phase: Callable[[Doing], None]) -> None:
         """A thread serves a request of it from now on, and is told by `phase` what it waits for."""
@@ -173,6 +181,8 @@ class Client(SocketTransport):
             Disconnected: the connection is broken, or the file has become shorter than was promised.
         """
         try:
+            if self._tls is not None and not self._tls.flush():
+                return False
             if self._late:
                 sent = self._socket.send(self._late, socket.MSG_DONTWAIT)
                 self.sent += sent
@@ -187,20 +197,29 @@ class Client(SocketTransport):
 
     def _flush_file(self, file: _File) -> None:
         try:
-            sent = os.sendfile(self.fd, file.fd, file.offset, file.size)
-            self.sent += sent
+            sent = self._read_file(file) if self._tls is not None else os.sendfile(self.fd, file.fd, file.offset, file.size)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
-            block = os.pread(file.fd, min(file.size, READ_SIZE), file.offset)  # a file system that can't: sendfile(2)
-            self._late += block
-            sent = len(block)
+            sent = self._read_file(file)  # a file system that can't: sendfile(2)
+        else:
+            if self._tls is None:
+                self.sent += sent
         if not sent:
             raise ConnectionAbortedError(errno.ECONNABORTED, "a file became shorter while it was sent")
         if sent == file.size:
             self._close_file()
         else:
             self._file = _File(file.fd, file.offset + sent, file.size - sent)
+
+    def _read_file(self, file: _File) -> int:
+        """Put a block of the file before what is left of it."""
+        block = os.pread(file.fd, min(file.size, READ_SIZE), file.offset)
+        self._late += block
+        return len(block)
+
+    def _settle(self, tls: TlsSocket) -> None:
+        """Nothing: `flush` sends it when the client reads."""
 
     def half_close(self) -> None:
         """Nothing more will be sent.

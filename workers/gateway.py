@@ -18,6 +18,7 @@ from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
+from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.warmup import warm_up
@@ -25,6 +26,7 @@ from arbiter.workers.warmup import warm_up
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
     from arbiter.workers.protocols.policy import Refusal, Request
+    from arbiter.workers.tls import Tls
 
 LINGER: Final = 2.0
 """Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
@@ -38,6 +40,7 @@ class GatewayWorker(Worker):
         path = order.settings.health_path
         super().__init__(order, with_health(app, path, lambda: self.draining or self.retiring) if path else app)
         settings = self.settings
+        self._tls = self._prepare_tls() if settings.certfile else None
         self._parse = head_parser(settings.http)
         self._limits = Limits.of(
             request_line=settings.limit_request_line,
@@ -89,6 +92,24 @@ class GatewayWorker(Worker):
         """Log that a request can't be cancelled, and ask for a successor."""
         self.log.error(f"{request} can't be cancelled: its thread hangs outside of Python. The worker is to be replaced.")
         self.say(Spent("a thread of it hangs in a request that could not be cancelled"))
+
+    def _prepare_tls(self) -> Tls:
+        from arbiter.workers.tls import prepared
+
+        tls = prepared()
+        if not self.settings.preload_app:  # else a successor comes from the template, which may read no more than this one
+            tls.when_unreadable = lambda why: self.say(Spent(why))
+        return tls
+
+    def opening(self, client: socket.SocketType) -> Opening | None:
+        """What comes before HTTP on a connection that was just accepted; None: nothing."""
+        return Opening(client, None, self._tls) if self._tls else None
+
+    def opened(self, opening: Opening, environ: dict[str, Any]) -> dict[str, Any]:
+        """The environ of its listener with what an opening has shown of the connection."""
+        if self._tls and opening.secured:
+            return {**environ, "wsgi.url_scheme": "https", **self._tls.facts(opening.secured.tls)}
+        return environ
 
     def tell_refused(self, refusal: Refusal, host: str) -> None:
         """Log that a request was not let through; `host` is empty for a unix socket's."""

@@ -40,7 +40,7 @@ _EVICTED: Final = 32
 """One in so many connections is closed when there is no room, so that looking for the idlest is not done for each."""
 _LATER: Final = 1.0
 """Seconds until the deadline of a client that was busy is looked at again."""
-_BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT)
+_BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT, Stage.OPENING)
 
 
 class Poller:

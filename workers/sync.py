@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.gateway import LINGER, GatewayWorker
-from arbiter.workers.interfaces.transport import TooSlow
+from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import socket
 
     from arbiter.workers.contract import Order
+    from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
 
@@ -86,6 +87,10 @@ class SyncWorker(GatewayWorker):
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
         try:
+            if opening := self.opening(client):
+                if not self._open(opening, transport):
+                    return
+                environ = self.opened(opening, environ)
             request = self._read_head(transport, connection)
         except Refusal as refusal:
             self._refuse(refusal, address, transport)
@@ -112,7 +117,7 @@ class SyncWorker(GatewayWorker):
             transport.reset()
         elif connection.pending or not connection.body_ended or transport.unread:
             self._drain(transport)
-        client.close()
+        transport.close()
         self.row.end(exchange.status, transport.sent)
         self.count_request()
         self.note_access(exchange, environ, started, cpu)
@@ -131,6 +136,31 @@ class SyncWorker(GatewayWorker):
     def _lost(self) -> None:
         self.tell_lost(self.row.describe(time.monotonic()))
 
+    def _open(self, opening: Opening, transport: SocketTransport) -> bool:
+        """See what comes before HTTP through; whether the client is still there.
+
+        Raises:
+            Refusal: it has not come in the right form.
+        """
+        deadline = time.monotonic() + self.settings.handshake_timeout
+        self._expect(deadline)
+        try:
+            while not opening.advance():
+                if not transport.has_more(deadline):
+                    return False
+        except Disconnected as broken:
+            self.log.debug(f"a connection was not opened: {broken}")
+            return False
+        if opening.secured:
+            transport.secure(opening.secured)
+        self.vouch()
+        return True
+
+    def _expect(self, deadline: float) -> None:
+        """Vouch for the worker while it reads, until this moment."""
+        self.row.phase(Doing.READING)
+        self.row.beat(deadline + self.settings.timeout if self.settings.timeout else 0.0)
+
     def _read_head(self, transport: SocketTransport, connection: Connection) -> Request | None:
         """The connection's request; None if the client has nothing to say.
 
@@ -144,8 +174,7 @@ class SyncWorker(GatewayWorker):
             if data is None:
                 if not deadline:
                     deadline = time.monotonic() + self.settings.head_timeout
-                    self.row.phase(Doing.READING)
-                    self.row.beat(deadline + self.settings.timeout if self.settings.timeout else 0.0)
+                    self._expect(deadline)
                 try:
                     data = transport.receive_before(deadline)
                 except TooSlow:

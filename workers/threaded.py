@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 
     from arbiter.workers.contract import Order, Row
     from arbiter.workers.interfaces.wsgi import Exchange
+    from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.policy import Request
 
-_FRESH, _KEPT, _PIPELINED, _HEAD, _BODY, _WRITING, _LINGERING = Stage  # a member read from its class costs ten globals
+# A member read from its class costs ten globals.
+_FRESH, _KEPT, _PIPELINED, _HEAD, _BODY, _WRITING, _LINGERING, _OPENING = Stage
 
 _TURN: Final = 0.2
 """Seconds from one look of the main thread at what may have been left undone to the next, when all threads are busy."""
@@ -95,6 +97,7 @@ class ThreadedWorker(GatewayWorker):
             _BODY: settings.write_timeout,
             _WRITING: settings.write_timeout,
             _LINGERING: LINGER,
+            _OPENING: settings.handshake_timeout,
         }
 
     def listen(self) -> None:
@@ -232,13 +235,35 @@ class ThreadedWorker(GatewayWorker):
             self._poller.add(client)
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
         client.since = monotonic()
-        client.deadline = client.since + self._patience[_FRESH]
+        client.opening = self.opening(accepted[0])
+        if client.opening is not None:
+            client.stage = _OPENING
+        client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
+
+    def _open(self, client: Client, opening: Opening) -> bool:
+        """Go on with what comes before HTTP; whether that is over."""
+        if not opening.advance():
+            client.since = monotonic()
+            self._wait_for(client, _OPENING)
+            return False
+        client.opening = None
+        if opening.secured:
+            client.secure(opening.secured)
+        client.environ = self.opened(opening, client.environ)
+        client.stage = _FRESH
+        client.deadline = monotonic() + self._patience[_FRESH]
+        if opening.received:
+            client.http.feed(opening.received)
+            client.stage = _PIPELINED
+        return True
 
     def _advance(self, seat: _Seat, client: Client) -> None:
         """Read what has come from a client, and have it answered if that makes a request whole."""
         http = client.http
         try:
+            if client.opening is not None and not self._open(client, client.opening):
+                return
             if client.stage is not _PIPELINED:
                 data = client.receive_now()
                 if not data:

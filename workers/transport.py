@@ -1,4 +1,4 @@
-"""A plain socket that one thread serves with blocking calls, each of which ends by a deadline.
+"""A socket, plain or under TLS, that one thread serves with blocking calls, each of which ends by a deadline.
 
 The socket stays in the mode it was accepted in; `MSG_DONTWAIT` tries first, and only when the kernel has nothing to give or
 no room is a clock read and `poll` called: a client that keeps up costs no more than the send and the receive.
@@ -23,6 +23,8 @@ from arbiter.workers.protocols.http1 import READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arbiter.workers.tlssocket import TlsSocket
+
 STRIDE: Final = 16 * 1024
 """A client must move this many bytes, or all there is, within its patience, or one byte at a time would hold a worker for
 ever. With 30 s that is 550 bytes/s, the least that Apache's mod_reqtimeout asks for (500)."""
@@ -34,7 +36,7 @@ _JOINED: Final = 64 * 1024
 class SocketTransport:
     """The `Transport` of an accepted stream socket. Not for two threads at once."""
 
-    __slots__ = ("_budget", "_mark", "_patience", "_phase", "_socket", "last", "received", "sent")
+    __slots__ = ("_budget", "_mark", "_patience", "_phase", "_socket", "_tls", "last", "received", "sent")
 
     def __init__(self, client: socket.SocketType, *, patience: float, phase: Callable[[Doing], None]) -> None:
         """Over `client`, which stays the caller's to close.
@@ -44,7 +46,8 @@ class SocketTransport:
             patience: seconds to wait, at most, for `STRIDE` bytes.
             phase: told what is waited for, and when it is over.
         """
-        self._socket = client
+        self._socket: socket.SocketType | TlsSocket = client
+        self._tls: TlsSocket | None = None  # `_socket`, if it is one
         self._patience = self._budget = patience  # only time spent waiting is taken from the budget, not the application's
         self._phase = phase
         self.last = 0.0
@@ -54,6 +57,10 @@ class SocketTransport:
         """Bytes, all in all."""
         self.sent = 0
         """Bytes, all in all."""
+
+    def secure(self, tls: TlsSocket) -> None:
+        """Go on over `tls`, which has taken the place of the socket; it is the caller's to close, as that was."""
+        self._socket = self._tls = tls
 
     def receive(self) -> bytes:
         """Some bytes, as `Transport` has it."""
@@ -74,10 +81,14 @@ class SocketTransport:
             Disconnected: the connection is broken.
         """
         while (data := self.receive_now()) is None:
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._poll(select.POLLIN, left):
+            if not self.has_more(deadline):
                 raise TooSlow("the client did not send its request's head in time")
         return data
+
+    def has_more(self, deadline: float) -> bool:
+        """Wait until something has come, or the connection has ended; False: nothing until `deadline` (monotonic seconds)."""
+        left = deadline - time.monotonic()
+        return left > 0 and self._poll(select.POLLIN, left)
 
     def receive_now(self) -> bytes | None:
         """What is here already: None if nothing is, ``b""`` if the client has closed.
@@ -112,6 +123,8 @@ class SocketTransport:
         self.sent += sent
         if sent < len(data):
             self._send_all([memoryview(data)[sent:]])
+        elif self._tls is not None:
+            self._settle(self._tls)
 
     def _send_all(self, views: list[memoryview]) -> None:
         while views:
@@ -129,10 +142,28 @@ class SocketTransport:
                 sent -= len(views.pop(0))
             if sent:
                 views[0] = views[0][sent:]
+        if self._tls is not None:
+            self._settle(self._tls)
+
+    def _settle(self, tls: TlsSocket) -> None:
+        """Have the kernel take what is encrypted already."""
+        before = tls.unsent
+        try:
+            while not tls.flush():
+                if before - tls.unsent >= STRIDE:  # it counts as sent, but here is a client that does read
+                    before = tls.unsent
+                    self._budget = self._patience
+                self._wait(Doing.WRITING)
+        except TooSlow:
+            raise
+        except OSError as error:
+            raise Disconnected(*error.args) from error
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send part of a regular file, as `Transport` has it."""
-        self._socket.setblocking(False)  # sendfile has no MSG_DONTWAIT
+        if self._tls is not None:
+            return self._copy_file(fd, offset, count)
+        os.set_blocking(self._socket.fileno(), False)  # sendfile has no MSG_DONTWAIT
         done = 0
         while done < count:
             try:
@@ -157,7 +188,14 @@ class SocketTransport:
         while done < count and (block := os.pread(fd, min(_JOINED, count - done), offset + done)):
             self.send(block)
             done += len(block)
+            if self.late and done < count and self._put_file_aside(fd, offset + done, count - done):
+                return count
         return done
+
+    @property
+    def late(self) -> int:
+        """Bytes that somebody else is to send, see `_put_aside`; here there is nobody."""
+        return 0
 
     def _put_aside(self, views: list[memoryview]) -> bool:  # noqa: ARG002 - for those who can
         """Whether somebody else sends these when the client reads again; here nobody does."""
@@ -186,6 +224,10 @@ class SocketTransport:
         poll = select.poll()
         poll.register(self._socket, event)
         return bool(poll.poll(seconds * 1000))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
     def drain(self, seconds: float) -> None:
         """Half-close, then throw away what still comes, until the client closes or `seconds` are over.

@@ -142,11 +142,20 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path, name: str) -> None:
     assert show(tmp_path, environ={name: ""}).settings == show(tmp_path).settings
 
 
+NEEDS = {"keyfile": ["certfile"], "sni_certs": ["certfile"], "ca_certs": ["certfile"], "cert_reqs": ["certfile", "ca_certs"]}
+"""Settings that are a mistake without others."""
+
+
+def needed(name: str) -> dict[str, str]:
+    """Variables for what the setting is a mistake without."""
+    return {SETTINGS[other].variable: SETTINGS[other].kind.example for other in NEEDS.get(name, ())}
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_its_variable(tmp_path: Path, name: str) -> None:
     row = SETTINGS[name]
     value = str(tmp_path) if name == "chdir" else row.kind.example
-    resolved = show(tmp_path, environ={row.variable: value})
+    resolved = show(tmp_path, environ={row.variable: value, **needed(name)})
 
     assert f"env ARBITER_{name.upper()}" == str(resolved.origins[name])
     assert row.kind.anchored(row.kind.parse(value), str(tmp_path)) == getattr(resolved.settings, name)
@@ -156,7 +165,7 @@ def test_every_setting_has_its_variable(tmp_path: Path, name: str) -> None:
 def test_every_flag_sets_its_setting(tmp_path: Path, name: str, flag: str) -> None:
     row = SETTINGS[name]
     value = str(tmp_path) if name == "chdir" else row.kind.example
-    resolved = show(tmp_path, flag, value)
+    resolved = show(tmp_path, flag, value, environ=needed(name))
 
     assert row.flag == str(resolved.origins[name])
     assert row.kind.anchored(row.kind.parse(value), str(tmp_path)) == getattr(resolved.settings, name)

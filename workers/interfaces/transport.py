@@ -9,6 +9,14 @@ class Disconnected(ConnectionError):  # noqa: N818  says what the client did, li
     """The client has gone: nothing more can be read or written."""
 
 
+class HandshakeError(ConnectionError):
+    """Client and server did not agree on TLS; the connection can only be closed."""
+
+
+class PlainHttpError(HandshakeError):
+    """The client does not speak TLS but, as it seems, HTTP."""
+
+
 class TooSlow(TimeoutError):  # noqa: N818  says what the client was
     """The client took too long to send its body or to read the response."""
 

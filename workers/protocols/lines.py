@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _METHOD: Final = re.compile(METHOD)
 _TARGET: Final = re.compile(TARGET)
+_HANDSHAKE: Final = 22  # a TLS record's type (RFC 8446 section 5.1): what a client sends first that expects HTTPS here
 
 
 class LineReader:
@@ -44,6 +45,8 @@ class LineReader:
         Raises:
             Refusal: 400, 414, 431, 501 or 505.
         """
+        if self.count < 0 and buffer[start] == _HANDSHAKE:
+            raise Refusal(400, "This port speaks plain HTTP, and TLS was sent to it: its addresses begin with http.")
         while True:
             match = LINE_END.search(buffer, start + self._searched)
             begin = start + self._line
