@@ -17,6 +17,8 @@ import select
 import socket
 import time
 from contextvars import copy_context
+from heapq import nsmallest
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers import portal
@@ -51,6 +53,8 @@ _FLUSH: Final = 0.05
 _MARGIN: Final = 2.0
 """Seconds before the end of the grace at which what is left is cancelled, or a quarter of the grace if that is less: for the
 applications' clean-up, and for the lifespan's shutdown."""
+_EVICTED: Final = 32
+"""One in so many connections is closed when there is no room; see `poller`."""
 _BREATH: Final = 0.5
 """Seconds until accept is tried again without descriptors; see `gateway.BREATH`."""
 _CLEAN_UP: Final = 2.0
@@ -88,7 +92,8 @@ class AsyncWorker(Worker):
         self.site.context = context
         self.site.state = self.lifespan.state
         self.site.is_leaving = lambda: self.draining or self.retiring
-        self.site.on_request_end = self._count
+        if self._quota or self.access_log:
+            self.site.on_request_end = self._count
         self.site.on_departure = self._make_room
         try:
             offer_http2(self.site, settings.http2, at_once=False)
@@ -163,12 +168,15 @@ class AsyncWorker(Worker):
         return len(site.connections) < bound
 
     def _evict(self) -> bool:
-        """Make room: the longest idle connection goes. Whether there was one."""
-        for connection in self.site.idle:
+        """Make room: the longest idle connections go. Whether there were any."""
+        idle = [connection for connection in self.site.connections if connection.idle_since < inf]
+        longest = nsmallest(
+            1 + self.settings.worker_connections // _EVICTED, idle, key=lambda connection: connection.idle_since
+        )
+        for connection in longest:
             connection.drop()
             self.site.remove(connection)
-            return True
-        return False
+        return bool(longest)
 
     def _make_room(self) -> None:
         """A connection or a task is gone."""

@@ -492,16 +492,15 @@ class Row:
     def count(self, status: int, sent: int, took: int) -> None:
         """One of many concurrent requests is over, which took so many nanoseconds: `end` without a `begin`. Worker side.
 
-        It adds nothing to BUSY: requests that wait beside each other keep nobody busy. See `spent`.
+        It adds nothing to BUSY: requests that wait beside each other keep nobody busy. See `spent`. Counters only grow, and a
+        reader that sees one of them a request ahead of the others sees nothing wrong: no seqlock.
         """
         words = self._words
         bucket = (took // 1000).bit_length()
-        words[0] += 1
         words[4] += 1
         words[5] += sent
         words[6 + status // 100 if 100 <= status < 600 else 11] += 1
         words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
-        words[0] += 1
 
     def spent(self, nanoseconds: int) -> None:
         """A worker with many concurrent requests was busy for so long, whatever with. Worker side."""

@@ -53,6 +53,7 @@ class Http1Connection(asyncio.Protocol):
         "_http",
         "_is_fresh",
         "_is_half_closed",
+        "_is_kept",
         "_left",
         "_lingers",
         "_mark",
@@ -62,6 +63,7 @@ class Http1Connection(asyncio.Protocol):
         "booked",
         "client",
         "deadline",
+        "idle_since",
         "notch",
         "sends_files",
         "site",
@@ -81,6 +83,7 @@ class Http1Connection(asyncio.Protocol):
         self._persistent = True
         self._expects = False  # the client waits for a 100
         self._is_fresh = True  # nothing has been received
+        self._is_kept = False  # it has had a request
         self._is_half_closed = False  # it sends no more
         self._lingers = False  # it has its last response; what it sends is thrown away
         self.blocked = False
@@ -88,6 +91,7 @@ class Http1Connection(asyncio.Protocol):
         self.notch = 0
         self.booked = inf
         self.deadline = inf
+        self.idle_since = inf
         self._moved = self._mark = 0  # bytes received of a request with a body: so far, and when the deadline was set
         self._left = 0  # bytes that waited to be sent then
 
@@ -97,7 +101,8 @@ class Http1Connection(asyncio.Protocol):
         self.transport: HubTransport = transport  # type: ignore[assignment]  # or another's with the same methods
         self.sends_files = self.site.settings.sendfile and hasattr(transport, "send_file")
         self.site.add(self)
-        self.deadline = monotonic() + self.site.head_timeout
+        self.idle_since = now = monotonic()
+        self.deadline = now + self.site.head_timeout
         self.site.book(self)
 
     def data_received(self, data: bytes) -> None:
@@ -160,28 +165,24 @@ class Http1Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Begin the next request, if its head is here."""
-        http = self._http
         site = self.site
         try:
-            request = http.next_request()
+            request = self._http.next_request()
         except Refusal as refusal:
             self._refuse_head(refusal)
             return
         if request is None:
-            if self in site.idle:  # the rest of a head has its own deadline
-                del site.idle[self]
-                self.deadline = monotonic() + site.head_timeout
-                site.book(self)
+            if self.idle_since != inf:  # the rest of a head has its own deadline
+                self.idle_since = inf
+                if self._is_kept:
+                    self._grant(site.head_timeout)
             return
-        if site.idle:
-            site.idle.pop(self, None)
-        self.deadline = inf
+        self.idle_since = self.deadline = inf
+        self._is_kept = True
         if request.upgrade and self._is_taken_over(request):
             return
         self._expects = request.expects_continue
         self._exchange = site.begin(self, request, self.template)
-        if http.pending >= _WAITING:
-            self.transport.pause_reading()
 
     def _is_taken_over(self, request: Request) -> bool:
         """Whether another protocol has taken the connection."""
@@ -199,7 +200,7 @@ class Http1Connection(asyncio.Protocol):
     def _refuse_head(self, refusal: Refusal) -> None:
         """Answer a request that was not let through."""
         self.site.tell_refused(refusal, self.client)
-        self.site.idle.pop(self, None)
+        self.idle_since = inf
         self._persistent = False
         self.transport.write(refuse(refusal))
         self._part()
@@ -247,7 +248,7 @@ class Http1Connection(asyncio.Protocol):
             status_line(status),
             exchange.fields,
             known=known,
-            persistent=self._persistent and self.site.keepalive > 0 and not self.site.retiring and not self._is_half_closed,
+            persistent=self._persistent and self.site.keeps,
         )
         self._expects = False
         self._persistent = head.persistent
@@ -308,26 +309,27 @@ class Http1Connection(asyncio.Protocol):
         self._exchange = None
         self.deadline = inf
         http = self._http
-        transport = self.transport
-        if transport.is_closing():
+        site = self.site
+        if self._persistent and site.keeps and http.is_clear:
+            self.idle_since = now = site.now
+            self.deadline = deadline = now + site.keepalive
+            if deadline < self.booked:
+                site.book(self)
+            return
+        if self.transport.is_closing():
             return
         try:
             while not http.body_ended and http.next_body():
                 pass  # what is here of a body that nobody has asked for
         except Refusal:
             self._persistent = False
-        if not self._persistent or not http.body_ended or self.site.retiring:
+        if not self._persistent or not http.body_ended or not site.keeps:
             self._part()
-            return
-        if http.pending:
+        elif http.pending:
             # In a turn of its own: a client that pipelines a thousand requests must not make this a thousand calls deep.
-            self.site.loop.call_soon(self._next_pipelined)
-            return
-        site = self.site
-        site.idle[self] = None
-        self.deadline = monotonic() + site.keepalive
-        if self.deadline < self.booked:
-            site.book(self)
+            site.loop.call_soon(self._next_pipelined)
+        else:
+            self.complete()
 
     def _next_pipelined(self) -> None:
         if self._exchange is None and not self._lingers and not self.transport.is_closing():
@@ -383,14 +385,11 @@ class Http1Connection(asyncio.Protocol):
     def retire(self) -> None:
         if self._exchange is not None or self._lingers or self._http.pending or self.transport.is_closing():
             return
-        site = self.site
-        now = monotonic()
-        since = self.deadline - (site.keepalive if self in site.idle else site.head_timeout)
-        self.deadline = min(self.deadline, since + QUIET)
-        if self.deadline <= now and not _is_unread(self.transport):
+        self.deadline = min(self.deadline, self.idle_since + QUIET)
+        if self.deadline <= monotonic() and not _is_unread(self.transport):
             self._close()
         else:
-            site.book(self)
+            self.site.book(self)
 
     def wind_up(self) -> None:
         if self._exchange is not None and self._exchange.begun:

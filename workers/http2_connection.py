@@ -90,6 +90,7 @@ class Http2Connection(asyncio.Protocol):
         "client",
         "deadline",
         "engine",
+        "idle_since",
         "notch",
         "site",
         "template",
@@ -118,6 +119,7 @@ class Http2Connection(asyncio.Protocol):
         self.notch = 0
         self.booked = inf
         self.deadline = inf
+        self.idle_since = inf
 
     # The transport's side ---------------------------------------------------------------------------------------------
 
@@ -155,8 +157,7 @@ class Http2Connection(asyncio.Protocol):
         """Start the application on a stream's request."""
         if self._idle_until < inf:
             self._is_fresh = False
-            self._idle_until = inf
-            self.site.idle.pop(self, None)
+            self._idle_until = self.idle_since = inf
         owner = Http2Stream(self, stream)
         stream.owner = owner
         request = stream.request
@@ -229,9 +230,8 @@ class Http2Connection(asyncio.Protocol):
     def _rest(self) -> None:
         """Nothing is under way."""
         site = self.site
-        if not self._is_fresh:
-            site.idle[self] = None
-        self._idle_until = monotonic() + (site.head_timeout if self._is_fresh else site.keepalive)
+        self.idle_since = now = monotonic()
+        self._idle_until = now + (site.head_timeout if self._is_fresh else site.keepalive)
         self._set_deadline(self._idle_until)
 
     def _set_deadline(self, deadline: float) -> None:
@@ -248,7 +248,7 @@ class Http2Connection(asyncio.Protocol):
                 owner.exchange.leave()
         if self.engine.fault is not None:
             self.site.log.info(f"ended the HTTP/2 connection of {self.client or 'a unix socket'}: {self.engine.fault.reason}")
-        self.site.idle.pop(self, None)
+        self.idle_since = inf
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:

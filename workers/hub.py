@@ -108,7 +108,12 @@ class Hub:
         for fd, events in self._epoll.poll(0, _MANY):
             transport = transports.get(fd)
             if transport is not None:
-                transport.ready(events)
+                try:
+                    transport.ready(events)
+                except Exception as failure:  # noqa: BLE001 - a protocol's mistake ends its connection only
+                    context = {"message": "a connection failed inside Arbiter, which goes on", "exception": failure}
+                    self.loop.call_exception_handler(context)
+                    transport.abort()
             elif fd in self._listeners:
                 listener = self._listeners[fd]
                 for _ in range(_ACCEPTS):
@@ -181,22 +186,15 @@ class HubTransport(asyncio.Transport):
 
     def ready(self, events: int) -> None:
         """What epoll says has come true."""
-        try:
+        if events != _IN:
             if events & _OUT:
                 self._flush()
-            if events & ~_OUT and self._fd >= 0:
-                self._read()
-        except Exception as failure:  # noqa: BLE001 - a protocol's mistake ends its connection only
-            self._hub.loop.call_exception_handler(
-                {"message": "a connection failed inside Arbiter, which goes on", "exception": failure, "transport": self}
-            )
-            self.abort()
-
-    def _read(self) -> None:
-        if not self._reading:
-            # Nobody asked: it is broken, or both sides have closed.
-            self._lose(ConnectionResetError(errno.ECONNRESET, "the client has closed the connection"))
-            return
+            if not events & ~_OUT or self._fd < 0:
+                return
+            if not self._reading:
+                # Nobody asked: it is broken, or both sides have closed.
+                self._lose(ConnectionResetError(errno.ECONNRESET, "the client has closed the connection"))
+                return
         try:
             data = self._socket.recv(READ_SIZE, _DONTWAIT)
         except BlockingIOError:

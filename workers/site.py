@@ -59,6 +59,8 @@ class LoopConnection(Protocol):
     notch: int
     """0 at first; `Deadlines`' own, as is `booked` (`inf` at first)."""
     booked: float
+    idle_since: float
+    """Monotonic seconds: since when nothing is under way; `inf`: something is."""
     deadline: float
     """Monotonic seconds: when `expire` is due; `inf`: never. Whoever sets it to an earlier moment than before calls
     `Site.book`; to a later one, it need not."""
@@ -99,8 +101,6 @@ class Site:
         self.state: dict[str, Any] = {}
         """Of the lifespan: each request gets a copy."""
         self.connections: set[LoopConnection] = set()
-        self.idle: dict[LoopConnection, None] = {}
-        """Connections that are kept and have nothing under way, the longest idle first."""
         self.websocket_app = app
         """Whose WebSockets are."""
         self.active: dict[Activity, None] = {}
@@ -108,11 +108,13 @@ class Site:
         self.sockets: dict[WebSocketExchange, None] = {}
         """WebSockets that are open, or whose application has not returned."""
         self.upgrades: dict[bytes, Successor] = {}
+        self.now = 0.0
+        """Monotonic seconds: when the last response was over."""
         self.retiring = False
         """The worker leaves: nothing new is begun, and each response says that it is the last on its connection."""
         self.is_leaving: Callable[[], bool] = lambda: self.retiring
         """What a health check is answered by."""
-        self.on_request_end: Callable[[], None] = _nothing
+        self.on_request_end: Callable[[], None] | None = None
         """Called when a response is over: ``max_requests``."""
         self.on_departure: Callable[[], None] = _nothing
         """Called when a connection or a task is gone: there is room, or a worker that leaves has less to wait for."""
@@ -120,6 +122,8 @@ class Site:
         self.root_path = (settings.root_path or os.environ.get("SCRIPT_NAME", "")).rstrip("/")
         """Where the application is mounted; SCRIPT_NAME is the variable that WSGI applications are mounted by."""
         self.keepalive = settings.keepalive
+        self.keeps = settings.keepalive > 0
+        """Connections are kept after a response."""
         self.head_timeout = settings.head_timeout
         self.write_timeout = settings.write_timeout
         self.request_timeout = settings.request_timeout
@@ -150,7 +154,6 @@ class Site:
     def remove(self, connection: LoopConnection) -> None:
         """A connection is lost, or has been handed over."""
         self.connections.discard(connection)
-        self.idle.pop(connection, None)
         self._deadlines.forget(connection)
         self.on_departure()
 
@@ -181,14 +184,12 @@ class Site:
         """
         scope = http_scope(template, request)
         scope["state"] = self.state.copy()
-        extensions = scope["extensions"] = HTTP_EXTENSIONS.copy()
+        extensions = scope["extensions"] = _EXTENSIONS.copy()
         started = monotonic()
         exchange = Exchange(self, stream, request, scope, started)
         if self.request_timeout:
             exchange.deadline = started + self.request_timeout
             extensions["arbiter.extend_deadline"] = _Extend(exchange)
-        else:
-            extensions["arbiter.extend_deadline"] = _nothing_to_extend
         if self._ids:
             scope[REQUEST_ID] = self._ids.of(request)
         app = self.app
@@ -219,9 +220,11 @@ class Site:
             exchange.flush()
 
     def answered(self, exchange: Activity) -> None:
-        seconds = monotonic() - exchange.started
+        self.now = now = monotonic()
+        seconds = now - exchange.started
         self.row.count(exchange.status, exchange.head_size + exchange.sent, int(seconds * 1e9))
-        self.on_request_end()
+        if self.on_request_end is not None:
+            self.on_request_end()
         if self.access_log:
             self._note(exchange, seconds)
 
@@ -257,6 +260,7 @@ class Site:
     def retire(self) -> None:
         """Begin nothing new."""
         self.retiring = True
+        self.keeps = False
         for connection in list(self.connections):
             connection.retire()
 
@@ -286,6 +290,9 @@ class _Extend:
 
 def _nothing_to_extend(seconds: float) -> None:
     """The same where there is no deadline."""
+
+
+_EXTENSIONS: Final = {**HTTP_EXTENSIONS, "arbiter.extend_deadline": _nothing_to_extend}
 
 
 def _nothing() -> None:

@@ -70,6 +70,7 @@ class WebSocketConnection(asyncio.Protocol):
         "body_ended",
         "booked",
         "deadline",
+        "idle_since",
         "notch",
         "sends_files",
         "site",
@@ -85,6 +86,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.notch = 0
         self.booked = inf
         self.deadline = inf
+        self.idle_since = inf  # a WebSocket is never idle: who is silent has nothing to say, and wants to hear
         self._exchange: WebSocketExchange | None = None
         self._framing = Framing.NONE
         self._lingers = False  # it has been told that this is the end; what it sends is thrown away

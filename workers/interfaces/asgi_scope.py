@@ -62,17 +62,22 @@ _METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT"
 
 def http_scope(template: dict[str, Any], request: Request) -> dict[str, Any]:
     """The scope of a request on the connection that `template` describes, but for ``state`` and ``extensions``."""
-    scope = template.copy()
-    scope["asgi"] = {"version": VERSION, "spec_version": HTTP_SPEC}  # a fresh one: applications write into it
-    scope["http_version"] = request.version[5:]
-    method = request.method
-    scope["method"] = _METHODS.get(method) or method.decode("ascii")
-    path = request.path
-    scope["raw_path"] = path
-    scope["path"] = decoded_path(path, template["root_path"])
-    scope["query_string"] = request.query
-    scope["headers"] = request.fields
-    return scope
+    method, _, path, query, version, fields, *_ = request
+    root_path = template["root_path"]
+    return {
+        "type": "http",
+        "asgi": {"version": VERSION, "spec_version": HTTP_SPEC},  # a fresh one: applications write into it
+        "http_version": "1.1" if version == "HTTP/1.1" else version[5:],
+        "method": _METHODS.get(method) or method.decode("ascii"),
+        "scheme": template["scheme"],
+        "path": path.decode("ascii") if not root_path and b"%" not in path else decoded_path(path, root_path),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": root_path,
+        "headers": fields,
+        "client": template["client"],
+        "server": template["server"],
+    }
 
 
 def websocket_scope(template: dict[str, Any], request: Request, offer: Offer) -> dict[str, Any]:

@@ -228,6 +228,11 @@ class Connection:
         return self._body.trailers if isinstance(self._body, Chunked) else []
 
     @property
+    def is_clear(self) -> bool:
+        """Nothing is under way, and nothing waits: a body that has ended, or none, and nothing behind it."""
+        return self._at == len(self._buffer) and (self._body is None or (self._body.ended and not self._ahead))
+
+    @property
     def pending(self) -> int:
         """Bytes received and not taken. None before a request: a client that leaves now leaves without an answer."""
         return len(self._buffer) - self._at

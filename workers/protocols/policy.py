@@ -320,7 +320,7 @@ def _kind_of(name: str) -> int:
     return kind
 
 
-_sections: dict[tuple[tuple[str, str], ...], Fields] = {}
+_sections: dict[tuple[object, ...], Fields] = {}
 """Field sections that were checked, and what came of it: most responses of an application have the same few."""
 _SECTIONS_KEPT: Final = 256
 _SECTION_FIELDS: Final = 16
@@ -412,10 +412,18 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
         TypeError: a name or value that is not bytes.
         ValueError: an entry that is not a pair.
     """
+    key = tuple(headers)
+    try:
+        if known := _sections.get(key):
+            return known
+    except TypeError:  # pairs that are lists, as some applications make them
+        kept = False
+    else:
+        kept = len(key) <= _SECTION_FIELDS
     lines = []
     length = -1
     coded = close = dated = named = False
-    for name, value in headers:
+    for name, value in key:
         kind = _byte_names.get(name)
         if kind is None:
             kind = _kind_of_bytes(name)
@@ -432,8 +440,10 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
                 continue
             elif kind == _HOP:
                 continue
+            elif kind == _FLEETING:
+                kept = False
             elif kind == _DATE:
-                dated = True
+                dated, kept = True, False
             else:
                 named = True
         lines.append(name + b": " + value)
@@ -446,7 +456,12 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
     if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):  # see `check_fields`
         culprit = next(line for line in lines if line.translate(None, _SOUND))
         raise BadResponseError(f"a control character in the response field {culprit!r}")
-    return Fields(block, length, close, dated, named)
+    fields = Fields(block, length, close, dated, named)
+    if kept and len(block) <= _SECTION_SIZE:
+        if len(_sections) >= _SECTIONS_KEPT:
+            _sections.clear()
+        _sections[key] = fields
+    return fields
 
 
 def check_response_trailers(headers: Iterable[Iterable[bytes]]) -> bytes:
@@ -460,7 +475,7 @@ def check_response_trailers(headers: Iterable[Iterable[bytes]]) -> bytes:
     pairs = [(name, value) for name, value in headers]
     checked = check_byte_fields(pairs)
     for name, _ in pairs:
-        if _byte_names.get(name, _PLAIN) or _kind_of_bytes(name):
+        if _kind_of_bytes(name) not in (_PLAIN, _FLEETING):
             raise BadResponseError(f"the trailer field {name!r} may stand in a head only (RFC 9110 section 6.5.1)")
     return checked.block
 
