@@ -141,6 +141,7 @@ class WebSocketExchange:
         "_socket",
         "_state",
         "_stream",
+        "_waiter",
         "_waiters",
         "deadline",
         "fields",
@@ -188,7 +189,8 @@ class WebSocketExchange:
         self._restarts = False  # to be closed when nothing is under way
         self._pinged = 0.0  # when a ping was sent whose pong has not come; 0.0: none
         self._heard = False  # something has been received since then
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # in `receive`; each has one of its own: to cancel a waiter cancels it
+        self._waiters: list[asyncio.Future[None]] = []  # more of them
         self._drains: list[asyncio.Future[None]] | None = None
 
     # The application's side -------------------------------------------------------------------------------------------
@@ -227,7 +229,13 @@ class WebSocketExchange:
             if self._restarts and self._state == _OPEN:
                 self._close(SERVICE_RESTART, "")
                 continue
-            await self._wait()
+            # Written out: a coroutine more costs a tenth of an echo.
+            waiter = self._host.loop.create_future()
+            if self._waiter is None:
+                self._waiter = waiter
+            else:
+                self._waiters.append(waiter)
+            await waiter
 
     async def send(self, message: Message) -> None:
         """ASGI's ``send``.
@@ -347,15 +355,6 @@ class WebSocketExchange:
         trace = application_traceback(failure)
         self._host.log.error(f"{self.name}: the application {what}" + (f"\n{trace}".rstrip() if trace else ""))
 
-    async def _wait(self) -> None:
-        """Wait until something happens: each waiter has a future of its own, since a cancelled waiter cancels its future."""
-        waiter = self._host.loop.create_future()
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
-        await waiter
-
     async def _drained(self) -> None:
         """Wait until the client has taken enough.
 
@@ -410,6 +409,8 @@ class WebSocketExchange:
             if type(event) is str or type(event) is bytes:
                 queue.append(event)
                 self._queued += len(event)
+                if not (socket.more or self._paused):
+                    break
             elif type(event) is Pong:
                 self._take_pong()
             elif type(event) is Closed:
@@ -417,7 +418,7 @@ class WebSocketExchange:
                 break
         if socket.replies:
             self._send_pongs()
-        if queue and not waits and self._waiters:
+        if queue and not waits:
             self._wake()
 
     def _send_pongs(self) -> None:
@@ -437,7 +438,7 @@ class WebSocketExchange:
         if self._socket.replies:
             self._send_pongs()
         self._ended = closed
-        if self._waiters and not self._queue:
+        if self._is_idle:
             self._wake()
             self._answer_close()
         else:
@@ -483,11 +484,16 @@ class WebSocketExchange:
         self.resume()
 
     def _wake(self) -> None:
-        if self._waiters:
-            waiters, self._waiters = self._waiters, None
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+            if self._waiters:
+                waiters, self._waiters = self._waiters, []
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
 
     def resume(self) -> None:
         """The stream is not blocked any more."""
@@ -542,7 +548,7 @@ class WebSocketExchange:
 
     def retire(self) -> None:
         """The worker leaves: close when the application has nothing to do for the client."""
-        if self._state == _OPEN and self._waiters and not self._queue:
+        if self._state == _OPEN and self._is_idle:
             self._close(SERVICE_RESTART, "")
         self._restarts = True
 
@@ -552,6 +558,11 @@ class WebSocketExchange:
             self._close(SERVICE_RESTART, "")
 
     # The host's side --------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_idle(self) -> bool:
+        """The application has had everything, and asks for more."""
+        return not self._queue and self._waiter is not None and not self._waiter.done()
 
     @property
     def name(self) -> str:

@@ -100,6 +100,7 @@ class WebSocket:
         "_opcode",
         "_utf8",
         "closing",
+        "more",
         "over",
         "replies",
     )
@@ -126,6 +127,8 @@ class WebSocket:
         self._utf8: IncrementalDecoder | None = None
         self.replies: list[bytes] = []
         """Pongs to send: `take_replies`. Of those that can't be sent yet, the last is enough (RFC 6455 section 5.5.3)."""
+        self.more = False
+        """There is something to look at behind the message that has just been given."""
         self.closing = False
         """We have sent a close frame of our own: nothing may follow it. (The reply of `Closed` is the caller's to send.)"""
         self.over = False
@@ -170,24 +173,26 @@ class WebSocket:
                         length -= 0x80
                         end = at + 6 + length
                         if end <= len(buffer) and length <= self._limit:
-                            payload = unmask(buffer[at + 6 : end], buffer[at + 2 : at + 6])
+                            payload = unmask(buffer[at + 2 : end], length)
                         else:
                             end = 0
                     elif length == _MEDIUM and left >= 8:
                         length = buffer[at + 2] << 8 | buffer[at + 3]
                         end = at + 8 + length
                         if end <= len(buffer) and 126 <= length <= self._limit:
-                            payload = unmask(buffer[at + 8 : end], buffer[at + 4 : at + 8])
+                            payload = unmask(buffer[at + 4 : end], length)
                         else:
                             end = 0
                     if end:
                         self._at = end
+                        self.more = end < len(buffer)
                         if first == 0x82:
                             return payload
                         try:
                             return payload.decode()
                         except UnicodeDecodeError as error:
                             return self._fail(INVALID_DATA, f"not UTF-8: {error.reason}")
+        self.more = True
         return None if self.over else self._next_of_decoder()
 
     def _next_of_decoder(self) -> Event | None:
