@@ -1,6 +1,6 @@
-"""The load: wrk and h2load for the closed loops, mixed_load.py for the open one, connections that only exist. Loopback only.
+"""The load: wrk and h2load for closed loops, mixed_load.py for the open one, websocket_load.py, connections that only exist.
 
-Whatever is started here ends by itself after the seconds asked for, or is ended.
+Loopback only. Whatever is started here ends by itself after the seconds asked for, or is ended.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ def generate(workload: Workload, port: int, seconds: int, seed: int) -> Load:
     """
     if workload.streams:
         return _http2_loop(workload, port, seconds)
-    words = _open_loop(workload, port, seconds, seed) if workload.rate else _closed_loop(workload, port, seconds)
+    if workload.echo:
+        words = _echoes(workload, port, seconds)
+    elif workload.rate:
+        words = _open_loop(workload, port, seconds, seed)
+    else:
+        words = _closed_loop(workload, port, seconds)
     done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + GRACE, check=False)
     try:
         return Load(**json.loads(done.stdout.strip().rpartition("\n")[2]))
@@ -102,6 +107,12 @@ def _open_loop(workload: Workload, port: int, seconds: int, seed: int) -> list[s
     }
     flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     return [sys.executable, f"{HERE}/mixed_load.py", *flags, *(["--fresh"] if workload.fresh else [])]
+
+
+def _echoes(workload: Workload, port: int, seconds: int) -> list[str]:
+    numbers = {"port": port, "connections": workload.connections, "size": workload.echo, "seconds": seconds}
+    flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, f"{HERE}/websocket_load.py", *flags]
 
 
 class IdleConnections:

@@ -16,7 +16,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from benchmarks import procfs
+from benchmarks import procfs, websocket_load
 from benchmarks.figures import Sample
 from benchmarks.load import IdleConnections, ask_http2, generate
 from benchmarks.servers import HERE
@@ -135,6 +135,9 @@ def check(workload: Workload, port: int) -> None:
     Raises:
         CannotMeasureError: the response is not what the workload expects.
     """
+    if workload.echo:
+        _check_echo(workload, port)
+        return
     if workload.streams:
         status, size = ask_http2(workload, port)
     else:
@@ -154,6 +157,15 @@ def _ask(workload: Workload, port: int) -> tuple[int, int]:
         except (OSError, http.client.HTTPException) as error:
             raise CannotMeasureError(f"no whole response to {workload.path}: {error!r}") from error
     return response.status, len(data)
+
+
+def _check_echo(workload: Workload, port: int) -> None:
+    try:
+        seen = websocket_load.measure(port, connections=1, size=workload.echo, seconds=0.1)
+    except (OSError, RuntimeError) as error:
+        raise CannotMeasureError(f"no WebSocket at {workload.path}: {error}") from error
+    if seen["errors"] or not seen["requests"]:
+        raise CannotMeasureError(f"{workload.path} does not send back what it gets")
 
 
 def _free_port() -> int:

@@ -90,6 +90,7 @@ CLOSES: Final = (
 
 SYNC: Final = HELLO | WSGI | WORKERS
 THREADED: Final = HELLO | FLEET | IDLE
+SOCKETS: Final = frozenset({Feature.WEBSOCKET})
 ASYNC: Final = HELLO | ASGI | WORKERS | IDLE
 
 SERVERS: Final = (
@@ -104,13 +105,13 @@ SERVERS: Final = (
         ARBITER + KEEP + "-k threaded --threads {threads} --access-logfile access.log {app}",
         HELLO,
     ),
-    Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC | HTTP2),
+    Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC | HTTP2 | SOCKETS),
     Server("gunicorn-sync", "gunicorn", GUNICORN + "-k sync {app}", SYNC),
     Server("gunicorn-gthread", "gunicorn", GUNICORN + "-k gthread --threads {threads} {app}", THREADED),
     Server(
         "gunicorn-gthread-log", "gunicorn", GUNICORN + "-k gthread --threads {threads} --access-logfile access.log {app}", HELLO
     ),
-    Server("gunicorn-asgi", "gunicorn", GUNICORN + "-k asgi {app}", ASYNC),
+    Server("gunicorn-asgi", "gunicorn", GUNICORN + "-k asgi {app}", ASYNC | SOCKETS),
     Server(
         "gunicorn-http2",
         "gunicorn",
@@ -118,12 +119,12 @@ SERVERS: Final = (
         HTTP2,
     ),
     Server("granian", "granian", GRANIAN + "--interface wsgi --blocking-threads {threads} {app}", THREADED),
-    Server("granian-asgi", "granian", GRANIAN + "--interface asgi {app}", ASYNC | HTTP2),
+    Server("granian-asgi", "granian", GRANIAN + "--interface asgi {app}", ASYNC | HTTP2 | SOCKETS),
     Server(
         "hypercorn",
         "hypercorn",
         "{bin}/hypercorn -b 127.0.0.1:{port} -w {workers} -k uvloop --keep-alive 60 --log-level warning {app}",
-        ASYNC | HTTP2,
+        ASYNC | HTTP2 | SOCKETS,
     ),
     Server(
         "uwsgi",
@@ -162,7 +163,7 @@ SERVERS: Final = (
         "uvicorn",
         "{python} -m uvicorn --host 127.0.0.1 --port {port} --loop uvloop --http httptools --no-access-log"
         " --log-level warning --timeout-keep-alive 60 {app}",
-        HELLO | ASGI | IDLE,
+        HELLO | ASGI | IDLE | SOCKETS,
     ),
 )
 

@@ -19,6 +19,7 @@ class Feature(enum.Enum):
     HELLO = "answers GET /"
     WSGI = "runs any WSGI application"
     ASGI = "runs any ASGI application"
+    WEBSOCKET = "speaks WebSocket"
     IDLE = "holds a thousand idle connections"
     WORKERS = "has several processes"
     THREADS = "has several threads"
@@ -73,6 +74,8 @@ class Workload:
     """In the open loop: a connection for each request, as from a front end without keep-alive, and not from a pool."""
     streams: int = 0
     """Requests that each connection has open over HTTP/2, from h2load; 0 is HTTP/1.1."""
+    echo: int = 0
+    """Bytes of the text messages that are sent over WebSockets and come back; 0 is HTTP."""
     longer: int = 1
     """By what factor this workload is measured longer than others."""
     metric: Metric = Metric.CPU
@@ -113,6 +116,15 @@ WORKLOADS: Final = (
     Workload("post", "POST of 64 KiB", path="/post", reply=5, body=64 << 10),
     Workload("stream", "stream of 1 MiB in 16 KiB chunks", path="/stream", reply=1 << 20),
     Workload("file", "file of 10 MiB, wsgi.file_wrapper", path="/file", reply=FILE_BYTES, connections=8),
+    Workload(
+        "websocket",
+        "WebSocket echo of 64 B, 16 connections",
+        path="/echo",
+        needs=frozenset({Feature.WEBSOCKET}),
+        reply=64,
+        connections=16,
+        echo=64,
+    ),
     Workload("idle", "hello beside 1000 idle connections", needs=HELLO | {Feature.IDLE}, idle=1000),
     MIX,
     replace(MIX, name="mix-kept", title="1 % slow, kept connections", connections=16, fresh=False),

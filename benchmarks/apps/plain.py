@@ -54,6 +54,9 @@ async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
         return
+    if scope["type"] == "websocket":
+        await echo(receive, send)
+        return
     path, data, headers = scope["path"], HELLO, RAW
     if path == "/post":
         size, more = 0, True
@@ -73,3 +76,14 @@ async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable
         await asyncio.sleep(SLOW)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": data})
+
+
+async def echo(receive: Callable[[], Any], send: Callable[[dict[str, Any]], Any]) -> None:
+    """Send each message of a WebSocket back."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        if (text := message.get("text")) is not None:
+            await send({"type": "websocket.send", "text": text})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
