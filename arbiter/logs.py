@@ -52,7 +52,8 @@ class Sink:
         if self.path == "-":
             return self._stream
         try:
-            return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Non-blocking: else a named pipe without a reader would make its opener wait for one.
+            return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         except OSError as error:
             raise StartError(
                 f"can't open the log {self.path}: {why(error)}. Check --error-logfile, --access-logfile."

@@ -64,10 +64,15 @@ SIGNALS: Final[Mapping[Signals, Handling]] = {
 
 
 _ENDING: Final = frozenset({Signals.SIGTERM, Signals.SIGINT, Signals.SIGQUIT})
+_HARMLESS: Final = (Signals.SIGALRM, Signals.SIGVTALRM, Signals.SIGPROF, Signals.SIGIO)
+"""Ignored: timers and descriptors that are not ours, whose default action would end the service."""
 
 
 class Cut(BaseException):
-    """Raised in code of the operator's by a signal that ends the service. The loop hears the signal afterwards, as ever."""
+    """Raised in code of the operator's by a signal that ends the service, or because its time is over (SIGALRM).
+
+    The loop hears the signal afterwards, as ever.
+    """
 
 
 _cuts = False
@@ -76,19 +81,32 @@ _cuts = False
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
     """Being called at all is what matters: the interpreter has written to the wake-up descriptor."""
-    if _cuts and signum in _ENDING:
+    if _cuts and (signum in _ENDING or signum == Signals.SIGALRM):
         raise Cut(Signals(signum).name)
 
 
 @contextmanager
-def cutting() -> Iterator[None]:
-    """While the block runs, which is not ours and may take for ever, a signal that ends the service ends it: `Cut`."""
+def cutting(seconds: float = 0.0) -> Iterator[None]:
+    """While the block runs, which is not ours and may take for ever, a signal that ends the service ends it: `Cut`.
+
+    So does the end of its time, if `seconds` are given: every second from then on, until it lets the exception pass. Only
+    what hangs in C goes on.
+    """
     global _cuts  # noqa: PLW0603 - signal handlers have no other place to look
+    if seconds:
+        signal.signal(signal.SIGALRM, _on_signal)
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     _cuts = True
     try:
-        yield
+        try:
+            yield
+        finally:
+            _cuts = False
     finally:
-        _cuts = False
+        _cuts = False  # if a signal came just before the first
+        if seconds:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 _ASKED_FOR: Final = frozenset({Signals.SIGWINCH})
@@ -99,7 +117,7 @@ is in the foreground of a terminal whose window changes its size, and that must 
 def reset() -> None:
     """In a child, signals being blocked: every disposition as it is by default."""
     signal.set_wakeup_fd(-1)
-    for number in SIGNALS:
+    for number in (*SIGNALS, *_HARMLESS):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -110,6 +128,8 @@ class Inbox:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in SIGNALS:
             signal.signal(number, _on_signal)
+        for number in _HARMLESS:
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
         # A full pipe loses nothing that matters: there are thousands of unread signals in it, and reaping polls anyway.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)

@@ -19,6 +19,7 @@ from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from arbiter.workers.contract import Order, TemplateOrder
 
@@ -28,6 +29,11 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 SUPERVISORS_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE")
 """What systemd says to the supervisor (sd_notify(3), sd_listen_fds(3)): a worker, or a program that it starts, must not
 answer in its place."""
+
+
+SUPERVISORS_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+"""What reaches workers too when it is sent by name (`pkill`) or to the whole group, and would end or stop them by default. The
+application may take them for itself."""
 
 
 def fork_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None]) -> int:
@@ -64,6 +70,8 @@ def _be_a_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], Non
         atexit._clear()  # what the supervisor registered is the supervisor's  # noqa: SLF001 - there is no public name
         for name in SUPERVISORS_ONLY:
             os.environ.pop(name, None)
+        for number in SUPERVISORS_SIGNALS:
+            signal.signal(number, _nothing)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         module, _, run = entry.partition(":")
         code = getattr(importlib.import_module(module), run)(order)
@@ -75,6 +83,10 @@ def _be_a_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], Non
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def _nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Handled and not ignored: a program that the application starts must not inherit it."""
 
 
 def adopt_orphans() -> None:

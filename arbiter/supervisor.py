@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import setproctitle
 
@@ -28,13 +28,14 @@ from arbiter.logs import Log, Sink
 from arbiter.news import News
 from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
-from arbiter.signals import Command
+from arbiter.scoreboard import ROWS
+from arbiter.signals import Command, Cut, cutting
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from arbiter.config.resolve import Resolved
     from arbiter.config.schema import Settings
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
 
 _HOOKS: Final = frozenset({News.ALL_READY, News.RELOADED, News.REFUSED, News.DRAINING, News.STOPPING, News.QUITTING})
 """News of which hooks are told."""
+
+
+LOADING: Final = 10.0
+"""Seconds that settings may take to load at a reload: as long the loop does nothing else. Secrets fetched over a network take
+a second or two."""
+
+Thing = TypeVar("Thing", "Effect", Command)
 
 
 class Supervisor:
@@ -125,15 +133,22 @@ class Supervisor:
             effects = self._fleet.reconcile(self._kernel.now())
             self._count_workers(effects)
             for effect in effects:
-                self._perform(effect)
+                self._shield(self._perform, effect)
             self._notify()
             if self._code is not None:
                 return self._code
             for happening in self._kernel.wait(min(self._fleet.wake_at(), self._notices.wake_at(self._kernel.now()))):
                 if isinstance(happening, Command):
-                    self._obey(happening)
+                    self._shield(self._obey, happening)
                 else:
                     self._observe(happening)
+
+    def _shield(self, act: Callable[[Thing], None], thing: Thing) -> None:
+        """Do it. What nobody has foreseen ends this act and not the service: the policy has a deadline for whatever it asks."""
+        try:
+            act(thing)
+        except Exception:  # noqa: BLE001 - the loop must survive each turn
+            self._log.exception(f"a mistake of Arbiter's own; the service goes on. Please report it, with this: {thing!r}")
 
     def _observe(self, fact: Fact) -> None:
         if self._hooks and not isinstance(fact, facts.Exited):
@@ -278,7 +293,7 @@ class Supervisor:
         access_sink = self._sink(settings.accesslog, 1) if settings.accesslog else None
         log = Log(error_sink, settings.loglevel, generation=self._number)
         hooks = self._open_hooks(resolved, log)
-        blueprint = self._blueprints[self._number] = Blueprint(
+        blueprint = Blueprint(
             number=self._number,
             settings=settings,
             kind=_kind(settings),
@@ -288,8 +303,11 @@ class Supervisor:
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
             hooks=hooks,
         )
+        if (most := max(settings.workers, settings.max_workers) + settings.surge) * blueprint.rows > ROWS:
+            raise StartError(f"workers = {most - settings.surge}: that many, with their threads, are too many for one service.")
         if hooks:
             hooks.server.LISTENERS = blueprint.listeners
+        self._blueprints[self._number] = blueprint
         return blueprint
 
     def _open_hooks(self, resolved: Resolved, log: Log) -> Hooks | None:
@@ -324,16 +342,18 @@ class Supervisor:
         if lines := self._notices.reload(self._fleet, self._number, monotonic_usec()):
             self._notifier.tell(*lines)
         try:
-            resolved = self._resolved.again()
-            blueprint = self._draw(resolved)
-        except (ConfigError, StartError) as error:
+            with cutting(LOADING):
+                resolved = self._resolved.again()
+                blueprint = self._draw(resolved)
+        except BaseException as error:  # noqa: BLE001 - a configuration file is a program: it may raise anything
             self._tidy()
-            problems = "\n  ".join(str(error).splitlines())
+            why = _problem(error)
+            problems = "\n  ".join(why.splitlines())
             self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
             if self._hooks:
-                self._hooks.tell("reload_refused", str(error))
-            self._notices.refuse(str(error), _clock())
-            self._show(str(error))
+                self._hooks.tell("reload_refused", why)
+            self._notices.refuse(why, _clock())
+            self._show(why)
             return
         for warning in resolved.warnings:
             self._log.warning(warning)
@@ -512,6 +532,20 @@ class Supervisor:
 def _clock() -> str:
     """The time of day, for people."""
     return time.strftime("%H:%M")
+
+
+def _problem(error: BaseException) -> str:
+    """Why a generation can't even be tried."""
+    if isinstance(error, ConfigError | StartError):
+        return str(error)
+    import traceback  # rare, and the supervisor is to stay small
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "_on_signal"]
+    frame = frames[-1] if frames else None
+    where = f" ({frame.filename}:{frame.lineno}, in {frame.name})" if frame else ""
+    if isinstance(error, Cut):
+        return f"loading the settings took longer than {LOADING:g} s, or the service is to end. It was given up{where}."
+    return "".join(traceback.format_exception_only(error)).strip() + where
 
 
 def _share(settings: Settings) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os.path
 import re
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arbiter.config import argv as command_line
 from arbiter.config.argv import TALKS_ONLY, Action
@@ -196,17 +196,24 @@ def _file(shown: str, cwd: str, found: Gathered) -> bool:
     return b"arbiter" in source and _toml(source, shown, PYPROJECT_TABLE, found)
 
 
+_LARGEST: Final = 1 << 20
+"""Most bytes of a configuration file: a hundred times what any has, and no danger to who reads an endless one (/dev/zero)."""
+
+
 def _bytes(path: str, shown: str, found: Gathered) -> bytes | None:
     """The file's contents; None, and a problem, when it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read()
+            source = file.read(_LARGEST + 1)
+        if len(source) <= _LARGEST:
+            return source
+        reason: str | None = f"it has more than {_LARGEST >> 20} MiB"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        found.problems.append(
-            Problem("cannot read the configuration file", _in_file(shown), f"{reason}. Check its path and its mode.")
-        )
-        return None
+    found.problems.append(
+        Problem("cannot read the configuration file", _in_file(shown), f"{reason}. Check its path and its mode.")
+    )
+    return None
 
 
 def _toml(source: bytes, shown: str, table: tuple[str, ...], found: Gathered) -> bool:
