@@ -105,13 +105,12 @@ class SyncWorker(GatewayWorker):
             transport.last = started + self.settings.timeout * _SHARE
         environ = environ.copy()
         add_peer(environ, address)
-        cpu = self.prepare_access(request, environ)
+        cpu = self.prepare_access(request, environ) if self.access_log else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
-        run = partial(exchange.run, self.app, environ)
         if not self._seconds:
-            run()
-        elif not self._limit.run(self._seconds, run):
+            exchange.run(self.app, environ)
+        elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
         if exchange.reset:
             transport.reset()
@@ -119,8 +118,10 @@ class SyncWorker(GatewayWorker):
             self._drain(transport)
         transport.close()
         self.row.end(exchange.status, transport.sent)
-        self.count_request()
-        self.note_access(exchange, environ, started, cpu)
+        if self._quota:
+            self.count_request()
+        if self.access_log:
+            self.note_access(exchange, environ, started, cpu)
 
     def _give_time(self, transport: SocketTransport, seconds: float) -> None:
         """``arbiter.extend_deadline``: so many seconds from now on for the request, by all that would end it."""

@@ -319,7 +319,7 @@ class ThreadedWorker(GatewayWorker):
             environ["REMOTE_PORT"] = client.port
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
-        cpu = self.prepare_access(request, environ)
+        cpu = self.prepare_access(request, environ) if self.access_log else 0
         persistent = self._keepalive > 0 and not self.retiring
         exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent=persistent)
         if not self._limit:
@@ -329,7 +329,8 @@ class ThreadedWorker(GatewayWorker):
         seat.exchange = None
         late = client.late
         row.end(exchange.status, client.sent + late)
-        self.count_request()
+        if self._quota:
+            self.count_request()
         if self.access_log:
             self.note_access(exchange, environ, started, cpu)
         if exchange.reset:

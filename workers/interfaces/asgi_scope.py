@@ -74,7 +74,7 @@ def http_scope(template: dict[str, Any], request: Request) -> dict[str, Any]:
         "raw_path": path,
         "query_string": query,
         "root_path": root_path,
-        "headers": fields,
+        "headers": fields.copy(),  # other requests may share it, and applications change it
         "client": template["client"],
         "server": template["server"],
     }

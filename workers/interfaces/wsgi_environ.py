@@ -100,25 +100,37 @@ def add_peer(environ: dict[str, Any], address: object) -> None:
 
 def add_request(environ: dict[str, Any], request: Request, body: object) -> None:
     """Add `request` to a copy that nobody else has; `body` becomes ``wsgi.input``."""
-    environ["REQUEST_METHOD"] = request.method.decode("ascii")
+    prefix: str = environ["SCRIPT_NAME"]
+    made = request.of_head.get(_WSGI + prefix)
+    if made is None:
+        made = request.of_head[_WSGI + prefix] = _of_head(request, prefix)
+    environ.update(made)
+    environ["wsgi.input"] = body
+
+
+_WSGI: Final = "wsgi:"
+"""Whose the entries in `Request.of_head` and `of_fields` are."""
+
+
+def _of_head(request: Request, prefix: str) -> dict[str, str]:
+    """The part of an environ that the head and the mount point make."""
     target = request.target.decode("ascii")
-    environ["RAW_URI"] = environ["REQUEST_URI"] = target
     path = request.path
     decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
-    prefix = environ["SCRIPT_NAME"]
     if prefix and decoded.startswith(prefix) and decoded[len(prefix) : len(prefix) + 1] in ("", "/"):
         decoded = decoded[len(prefix) :]  # if it does not, a proxy has cut it off already
-    environ["PATH_INFO"] = decoded
-    environ["QUERY_STRING"] = request.query.decode("ascii")
-    environ["SERVER_PROTOCOL"] = request.version
-    environ["wsgi.input"] = body
-    fields = request.derived.get(_DERIVED)
+    fields: dict[str, str] | None = request.of_fields.get(_WSGI)
     if fields is None:
-        fields = request.derived[_DERIVED] = _of_fields(request.fields)
-    environ.update(fields)
-
-
-_DERIVED: Final = "wsgi"
+        fields = request.of_fields[_WSGI] = _of_fields(request.fields)
+    return {
+        "REQUEST_METHOD": request.method.decode("ascii"),
+        "RAW_URI": target,
+        "REQUEST_URI": target,
+        "PATH_INFO": decoded,
+        "QUERY_STRING": request.query.decode("ascii"),
+        "SERVER_PROTOCOL": request.version,
+        **fields,
+    }
 
 
 def _of_fields(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

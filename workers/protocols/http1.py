@@ -82,28 +82,46 @@ def as_written(head: bytes, dispute: str) -> Head:
     return Head(match[1], match[2], fields, dispute)
 
 
-_known: dict[HeadParser, dict[bytes, Request]] = {}
-"""For each parser: the version and the field section of heads that were admitted, as they were written, and what they were
-admitted as. A client's next request has the same ones very often: browsers, proxies and programs repeat themselves. Both the
-parser's verdict and the policy's are functions of these bytes, as long as the target is in origin-form and the method is not
-CONNECT; a test holds that against the whole corpus. Read and written by all threads: each step is one of a dict's own."""
+class _Known(NamedTuple):
+    """Heads that one parser and the policy have let through, and what became of them.
+
+    A client repeats itself: its next request has the same version and fields very often, and often the same head. What both
+    parser and policy say is a function of these bytes; of the version and the field section alone, as long as the target is in
+    origin-form and the method is not CONNECT. A test holds that against the whole corpus.
+
+    All threads read and write here: each step is one of a dict's own.
+    """
+
+    heads: dict[bytes, Request]
+    sections: dict[bytes, Request]
+    """From the minor version's digit on."""
+
+    def learn(self, kind: dict[bytes, Request], key: bytes, request: Request) -> None:
+        """Remember one more. When they are too many all are forgotten: cheaper than to tell which was used last."""
+        if len(kind) >= _KNOWN_KEPT:
+            kind.clear()
+        kind[key] = request
+
+
+_known: dict[HeadParser, _Known] = {}
 _KNOWN_KEPT: Final = 128
 _KNOWN_SIZE: Final = 2 * 1024
-"""How many, and of how many bytes at most: a client chooses them, so they must not make us grow. Together under 1 MiB with
-what is made of them. When they are too many, all are forgotten: cheaper than to keep count of which was used last."""
+"""How many of either, and of how many bytes at most: a client chooses them, so they must not make us grow. Together under
+2 MiB with what is made of them."""
 _END: Final = b"\r\n\r\n"
 
 
 class Connection:
     """What has been received on one connection and not been taken yet."""
 
-    __slots__ = ("_ahead", "_at", "_body", "_buffer", "_known", "_limits", "_lines", "_parse", "_plain")
+    __slots__ = ("_ahead", "_at", "_body", "_brief", "_buffer", "_known", "_limits", "_lines", "_parse", "_plain")
 
     def __init__(self, parse: HeadParser, limits: Limits) -> None:
         self._parse = parse
         self._limits = limits
-        self._known = _known.setdefault(parse, {})
+        self._known = _known.get(parse) or _known.setdefault(parse, _Known({}, {}))
         self._plain = min(limits.request_line, limits.field_size, limits.head)  # a head this short breaks no length
+        self._brief = min(self._plain, _KNOWN_SIZE)
         self._buffer = b""
         self._at = 0
         self._lines: LineReader | None = None
@@ -124,15 +142,14 @@ class Connection:
             Refusal: any of its statuses but 408.
         """
         buffer, start = self._buffer, self._at
-        section = None
-        if self._lines is None and (line := ORIGIN_LINE.match(buffer, start)):
-            # Where the whole head ends, if the section is a known one: those end with their first empty line.
-            end = buffer.find(_END, line.end() - 2) + 4
-            if line.end() < end <= min(start + self._plain, line.end() + _KNOWN_SIZE):
-                section = buffer[line.start(3) : end]
-                before = self._known.get(section)
-                if before and before.length <= self._limits.body and len(before.fields) <= self._limits.fields:
-                    return self._begin(readmit(line[1], line[2], before), end)
+        brief = b""
+        if self._lines is None:
+            end = buffer.find(_END, start) + 4
+            if 4 <= end - start <= self._brief:  # 4: it begins with its end
+                brief = buffer[start:end]
+                request = self._recall(brief)
+                if request:
+                    return self._begin(request, end)
         match = None if self._lines else HEAD.match(buffer, start)
         if match is None or match.end() - start > self._plain:
             match = self._match_by_lines(buffer, start)
@@ -145,11 +162,36 @@ class Connection:
         request = admit(head.method, head.target, match[3] == b"1", head.fields, self._limits.body)
         if head.dispute:
             raise Refusal(400, head.dispute)
-        if section:
-            if len(self._known) >= _KNOWN_KEPT:
-                self._known.clear()
-            self._known[section] = request._replace(fields=request.fields.copy())
+        if line := ORIGIN_LINE.match(brief):
+            known = self._known
+            known.learn(known.heads, brief, request)
+            known.learn(known.sections, brief[line.start(3) :], request)
         return self._begin(request, end)
+
+    def _recall(self, head: bytes) -> Request | None:
+        """The request of a head that is known, or whose fields are.
+
+        Args:
+            head: up to the first empty line, so that it is the whole head if it is known: those are sound. Short enough to
+                break no limit on lengths.
+
+        Raises:
+            Refusal: 400, for its target.
+        """
+        known = self._known
+        request = known.heads.get(head)
+        line = None
+        if request is None:
+            line = ORIGIN_LINE.match(head)
+            request = known.sections.get(head[line.start(3) :]) if line else None
+            if request is None:
+                return None
+        if request.length > self._limits.body or len(request.fields) > self._limits.fields:
+            return None
+        if line:
+            request = readmit(line[1], line[2], request)
+            known.learn(known.heads, head, request)
+        return request
 
     def _begin(self, request: Request, end: int) -> Request:
         """The request's head ends at `end`: what follows is its body."""

@@ -61,8 +61,11 @@ class Request(NamedTuple):
     """The client waits for a 100 before it sends the body."""
     upgrade: bytes
     """The Upgrade field, if Connection names it; in lower case."""
-    derived: dict[str, Any]
-    """What interfaces have made of the fields alone, each under its own name; shared by requests that have the same fields."""
+    of_fields: dict[str, Any]
+    """What interfaces have made of the fields alone, each under its own name; shared by requests that have the same fields,
+    as `fields` may be: neither is an application's to change."""
+    of_head: dict[str, Any]
+    """What they have made of all the above; shared by requests that have the same head."""
 
 
 # Requests -------------------------------------------------------------------------------------------------------------
@@ -175,6 +178,7 @@ def admit(
         expects and length != 0,
         b"" if upgrade is None else upgrade.lower(),
         {},
+        {},
     )
 
 
@@ -189,14 +193,9 @@ def readmit(method: bytes, target: bytes, before: Request) -> Request:
     Raises:
         Refusal: 400.
     """
-    _, _, _, _, version, fields, length, persistent, expects_continue, upgrade, derived = before
     path, query = _split_origin_form(target)
-    # A copy: fields are handed to applications, which may change a list (ASGI). tuple.__new__ is what Request() comes down to,
-    # without the call in between (0.3 us).
-    return tuple.__new__(
-        Request,
-        (method, target, path, query, version, fields.copy(), length, persistent, expects_continue, upgrade, derived),
-    )
+    # tuple.__new__ is what Request() comes down to, without the call in between (0.3 us).
+    return tuple.__new__(Request, (method, target, path, query, *before[4:-1], {}))
 
 
 def _split_origin_form(target: bytes) -> tuple[bytes, bytes]:
