@@ -64,7 +64,7 @@ class Server:
 
     def words(self, workload: Workload, port: int) -> list[str]:
         """The command line."""
-        interface = "asgi" if Feature.ASGI in self.has else "wsgi"
+        interface = "asgi" if self.has & {Feature.ASGI, Feature.HTTP2} else "wsgi"
         values = {
             "python": sys.executable,
             "bin": os.path.dirname(sys.executable),

@@ -19,26 +19,17 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers.http2_streams import HIGH, Http2Stream, Http2WebSocket
 from arbiter.workers.protocols import http2_frames as frames
 from arbiter.workers.protocols.http2 import Connection
-from arbiter.workers.protocols.http2_fields import (
-    encode_error,
-    encode_informational,
-    encode_lines,
-    encode_response,
-)
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import LINGER
 
 if TYPE_CHECKING:
-    from arbiter.workers.interfaces.asgi import Exchange
     from arbiter.workers.protocols.http2_stream import Stream
-    from arbiter.workers.protocols.policy import Fields, Request
+    from arbiter.workers.protocols.policy import Request
     from arbiter.workers.site import Site
 
-_HIGH: Final = 64 * 1024
-"""Bytes that wait in a stream from which on its application waits too, and bytes of DATA that a transport is given at once:
-asyncio's own measure, and one window of those that clients begin with."""
 _STRIDE: Final = 16 * 1024
 """See `transport.STRIDE`."""
 _LAST_CALL: Final = 1.0
@@ -84,6 +75,7 @@ class Http2Connection(asyncio.Protocol):
         "_last_call",
         "_left",
         "_lingers",
+        "_moments",
         "_ticked",
         "blocked",
         "booked",
@@ -103,10 +95,13 @@ class Http2Connection(asyncio.Protocol):
         self.template = template
         self.client = client
         """The peer's host; empty on a unix socket."""
-        self.engine = Connection(site.limits, streams=site.settings.http2_max_concurrent_streams)
+        self.engine = Connection(
+            site.limits, streams=site.settings.http2_max_concurrent_streams, websocket=b"websocket" in site.upgrades
+        )
         self._deadlines: dict[
             Stream, tuple[float, int]
         ] = {}  # of streams that wait for the client: when, and bytes moved so far
+        self._moments: dict[Http2WebSocket, float] = {}  # when they want to be called
         self._flush_due = False
         self._idle_until = inf  # when an idle connection is closed; inf: requests are under way
         self._is_fresh = True  # no request has come
@@ -146,7 +141,7 @@ class Http2Connection(asyncio.Protocol):
             elif stream.reset is not None:
                 owner.exchange.leave()
             else:
-                owner.exchange.wake()
+                owner.arrived()
         if engine.refused:
             for _, refusal in engine.refused:
                 self.site.tell_refused(refusal, self.client)
@@ -158,11 +153,25 @@ class Http2Connection(asyncio.Protocol):
         if self._idle_until < inf:
             self._is_fresh = False
             self._idle_until = self.idle_since = inf
+        request = stream.request
+        if request.upgrade:
+            self._begin_websocket(stream)
+            return
         owner = Http2Stream(self, stream)
         stream.owner = owner
-        request = stream.request
         exchange = owner.exchange = self.site.begin(owner, request, self.template)
         exchange.scope["headers"] = request.fields.copy()  # the application's; requests that are the same share theirs
+
+    def _begin_websocket(self, stream: Stream) -> None:
+        """Start the application on a stream that asks to be a WebSocket."""
+        owner = Http2WebSocket(self, stream)
+        stream.owner = owner
+        try:
+            owner.begin()
+        except Refusal as refusal:
+            self.site.tell_refused(refusal, self.client)
+            owner.refuse(refusal, head_only=False)
+            self.engine.release(stream)
 
     def eof_received(self) -> bool:
         """Whether the transport is to stay open: no. A client of HTTP/2 has no use for half a connection."""
@@ -205,7 +214,7 @@ class Http2Connection(asyncio.Protocol):
         if self.blocked or self._lingers or transport.is_closing():
             return
         engine = self.engine
-        data = engine.take(_HIGH)
+        data = engine.take(HIGH)
         if data:
             transport.write(data)
         if engine.relieved:
@@ -272,6 +281,14 @@ class Http2Connection(asyncio.Protocol):
         if self._deadlines:
             self._deadlines.pop(stream, None)
 
+    def book(self, owner: Http2WebSocket, moment: float) -> None:
+        """Have the WebSocket's `expire` called at this moment; `inf`: not."""
+        if moment == inf:
+            self._moments.pop(owner, None)
+        else:
+            self._moments[owner] = moment
+            self._set_deadline(moment)
+
     def _watch_stalled(self) -> None:
         for stream in self.engine.stalled:
             self.expect(stream)
@@ -310,6 +327,8 @@ class Http2Connection(asyncio.Protocol):
                 engine.drain()
             else:
                 self._set_deadline(self._last_call)
+        if self._moments:
+            self._expire_websockets(now)
         if engine.streams:
             self._expire_streams(now)
         elif self._idle_until <= now:
@@ -331,9 +350,18 @@ class Http2Connection(asyncio.Protocol):
         if self._deadlines:
             self._set_deadline(min(deadline for deadline, _ in self._deadlines.values()))
 
+    def _expire_websockets(self, now: float) -> None:
+        for owner, moment in list(self._moments.items()):
+            if moment <= now:
+                del self._moments[owner]
+                owner.exchange.expire()
+        if self._moments:
+            self._set_deadline(min(self._moments.values()))
+
     def _end_slow(self, stream: Stream) -> None:
         exchange = None if stream.owner is None else stream.owner.exchange
-        name = exchange.name if exchange is not None else f"stream {stream.id}"
+        request = stream.request
+        name = f"{request.method.decode()} {request.target.decode()}"
         if stream.queued:
             self.site.log.info(f"{name}: the client was too slow to read the response: it is cut short")
             self.engine.cancel(stream, frames.CANCEL)
@@ -347,6 +375,9 @@ class Http2Connection(asyncio.Protocol):
         if self._lingers or self.transport.is_closing():
             return
         self.engine.drain()
+        for stream in tuple(self.engine.streams.values()):
+            if stream.owner is not None:
+                stream.owner.retire()
         self._last_call = monotonic() + _LAST_CALL
         self._set_deadline(self._last_call)
         self._flush_soon()
@@ -354,106 +385,8 @@ class Http2Connection(asyncio.Protocol):
     def wind_up(self) -> None:
         for stream in tuple(self.engine.streams.values()):
             owner: Http2Stream | None = stream.owner
-            if owner is not None and owner.exchange.begun:
-                owner.exchange.close_soon()
+            if owner is not None:
+                owner.wind_up()
 
     def drop(self) -> None:
         self.transport.abort()
-
-
-class Http2Stream:
-    """`interfaces.asgi.Stream` of one request."""
-
-    __slots__ = ("_connection", "_engine", "_expects", "_stream", "blocked", "exchange", "sends_files")
-
-    exchange: Exchange
-
-    def __init__(self, connection: Http2Connection, stream: Stream) -> None:
-        self._connection = connection
-        self._engine = connection.engine
-        self._stream = stream
-        self._expects = stream.request.expects_continue
-        self.blocked = False
-        self.sends_files = False  # frames have to be made of them
-
-    @property
-    def body_ended(self) -> bool:
-        return self._engine.body_ended(self._stream)
-
-    def read(self) -> bytes | None:
-        data = self._engine.next_body(self._stream)
-        connection = self._connection
-        if data is None:
-            if self._expects:
-                self._expects = False
-                self._engine.send_head(self._stream, _CONTINUE, end=False)
-                connection.changed()
-            connection.expect(self._stream)
-            return None
-        self._expects = False
-        connection.met(self._stream)
-        if self._engine.is_ready:
-            connection.changed()  # room is given back
-        return data
-
-    def send_early_hints(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
-        self._engine.send_head(self._stream, encode_informational(103, fields), end=False)
-        self._connection.changed()
-
-    def send_head(self, exchange: Exchange, body: bytes, known: int, *, ended: bool) -> None:
-        head = encode_response(exchange.request, exchange.status, exchange.fields, known=known)
-        exchange.head_size = len(head.data)
-        self._expects = False
-        if body:
-            self._engine.send_head(self._stream, head.data, end=False)
-            self.send_body(body, ended=ended)
-        else:
-            self._engine.send_head(self._stream, head.data, end=ended)
-            self._connection.changed()
-
-    def send_body(self, body: bytes, *, ended: bool) -> None:
-        stream = self._stream
-        self._engine.send_data(stream, body, end=ended)
-        if stream.queued >= _HIGH:
-            self.blocked = True
-        self._connection.changed()
-
-    def send_file(self, fd: int, offset: int, count: int, *, ended: bool) -> None:
-        """Never called: see `sends_files`."""
-        raise NotImplementedError
-
-    def send_trailers(self, block: bytes, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
-        if block:
-            self._engine.send_trailers(self._stream, encode_lines(block))
-        else:
-            self._engine.send_data(self._stream, b"", end=True)
-        self._connection.changed()
-
-    def refuse(self, refusal: Refusal, *, head_only: bool) -> int:
-        block, body = encode_error(refusal.status, refusal.reason, head=head_only)
-        self._engine.send_head(self._stream, block, end=not body)
-        if body:
-            self._engine.send_data(self._stream, body, end=True)
-        self._connection.changed()
-        return len(body)
-
-    def abort(self) -> None:
-        self._engine.cancel(self._stream, frames.INTERNAL_ERROR)
-        self._connection.changed()
-
-    def complete(self) -> None:
-        stream = self._stream
-        self._connection.met(stream)
-        task = self.exchange.task
-        if stream.reset is not None and task is not None:
-            # It counts until its work is done: or a client that resets could start any number of tasks.
-            task.add_done_callback(self._release)
-        else:
-            self._release()
-
-    def _release(self, _: object = None) -> None:
-        self._engine.release(self._stream)
-        self._connection.changed()
-
-
-_CONTINUE: Final = encode_informational(100)

@@ -312,3 +312,9 @@ def encode_error(status: int, reason: str, *, head: bool = False) -> tuple[bytes
     fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
     block = _statuses[status] + _stamp.fields(dated=False, named=False) + encode_fields(fields)
     return block, b"" if head else body
+
+
+def encode_switch(fields: Fields, own: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The field block that accepts an extended CONNECT (RFC 8441 section 5): the application's fields, and `own`."""
+    stamp = _stamp.fields(dated=fields.dated, named=fields.named)
+    return _statuses[200] + stamp + encode_lines(fields.block) + encode_fields(own)
