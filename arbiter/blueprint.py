@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from arbiter.config.schema import Settings
     from arbiter.hooks import Hooks
     from arbiter.logs import Log, Sink
-    from arbiter.workers.contract import Row, Spawn
+    from arbiter.workers.contract import Row, Spawn, Writer
 
 
 ABORT_GRACE: Final = 1.0
@@ -33,7 +33,7 @@ class Blueprint:
     groups: tuple[tuple[socket.socket, ...], ...]
     """Its listening sockets by address; several at one address: one for each slot (`reuse_port`)."""
     log: Log
-    access: Sink | None
+    access: Writer | None
     sinks: frozenset[Sink]
     """Where it logs to, all of it."""
     hooks: Hooks | None = None

@@ -12,6 +12,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.config.logkinds import StatsdAddress
 from arbiter.config.names import ALIASES, GUNICORN, NOTES
 from arbiter.config.schema import SETTINGS
 
@@ -191,6 +192,11 @@ _VIEWS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "proc_name": lambda settings: settings.proc_name or settings.wsgi_app or "arbiter",
     "default_proc_name": lambda settings: settings.wsgi_app or "arbiter",
     "worker_class_str": lambda settings: settings.worker_class,
+    "logconfig_dict": lambda settings: settings.logconfig_dict or {},
+    "logger_class": lambda settings: settings.logger_class or "gunicorn.glogging.Logger",
+    "statsd_host": lambda settings: StatsdAddress.place(settings.statsd_host) if settings.statsd_host else None,
+    "statsd_prefix": lambda settings: settings.statsd_prefix or "",
+    "dogstatsd_tags": lambda settings: settings.dogstatsd_tags or "",
     "is_ssl": lambda settings: bool(getattr(settings, "certfile", None) or getattr(settings, "keyfile", None)),
     "config": lambda _: None,
 }
@@ -203,7 +209,7 @@ class Server:
     master_pid = 0
     reexec_pid = 0
 
-    def __init__(self, cfg: Config, log: Log) -> None:
+    def __init__(self, cfg: Config, log: Any) -> None:
         self.cfg = cfg
         self.log = log
         self.pid = os.getpid()
@@ -231,7 +237,7 @@ class Server:
         """What processes are called."""
         return str(self.cfg.proc_name)
 
-    def expect(self, id: WorkerId, cfg: Config, log: Log) -> Worker:  # noqa: A002 - its name everywhere
+    def expect(self, id: WorkerId, cfg: Config, log: Any) -> Worker:  # noqa: A002 - its name everywhere
         """A worker that is about to be forked. Supervisor side."""
         self.worker_age = max(self.worker_age, id.spawn)
         worker = self.workers[id] = Worker(id, cfg, log, self.pid)
@@ -256,7 +262,7 @@ class Server:
 class Worker:
     """Gunicorn's Worker, as hooks know it."""
 
-    def __init__(self, id: WorkerId, cfg: Config, log: Log, ppid: int) -> None:  # noqa: A002 - its name everywhere
+    def __init__(self, id: WorkerId, cfg: Config, log: Any, ppid: int) -> None:  # noqa: A002 - its name everywhere
         self.id = id
         self.age = id.spawn
         self.slot = id.slot

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.config.callables import Hook, named
 from arbiter.config.schema import SETTINGS
+from arbiter.config.shim import standing_in
 from arbiter.errors import StartError
 from arbiter.facade import Config, Log, Request, Response, Server, Timeout, Worker
 from arbiter.signals import Cut, cutting
@@ -73,7 +74,7 @@ class Hooks:
         """
         self._settings = settings
         self.cfg = Config(settings, noted)
-        self.log = Log(lines)
+        self.log = _as_gunicorns(lines)
         self._lines = lines
         self.server = server or Server(self.cfg, self.log)
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -101,7 +102,7 @@ class Hooks:
         if not (function := self._functions.get(name)):
             return
         try:
-            with self._surroundings(), cutting():
+            with self._surroundings(), standing_in(), cutting():
                 function(*arguments)
         except (Exception, SystemExit):  # noqa: BLE001 - logged with its traceback, by the log's exception()
             self._lines.exception(f"the hook {name} raised; the service goes on without what it was to do")
@@ -211,7 +212,7 @@ class InWorker:
     def _settle(self) -> None:
         """Make what this process sees of itself true, and import what is named."""
         self._worker.pid = os.getpid()
-        self._worker.log = self._server.log = Log(self._lines)
+        self._worker.log = self._server.log = _as_gunicorns(self._lines)
         for name, code in self._codes.items():
             self._functions[name] = _imported(name, code)
         if (function := self._functions.get("post_request")) and isinstance(kind := SETTINGS["post_request"].kind, Hook):
@@ -261,6 +262,11 @@ class InWorker:
             self._begin(name, *arguments)
         except (Exception, SystemExit):  # noqa: BLE001 - logged with its traceback, by the log's exception()
             self._lines.exception(f"the hook {name} raised")
+
+
+def _as_gunicorns(lines: Lines) -> Any:
+    """A log with the methods of Gunicorn's: the operator's own logger, where there is one."""
+    return getattr(lines, "logger", None) or Log(lines)
 
 
 def _imported(name: str, code: Any, *, is_anew: bool = False) -> Callable[..., Any]:

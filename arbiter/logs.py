@@ -9,9 +9,11 @@ apart). A reader that has stopped reading holds nobody up: after a moment lines 
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
+import sys
 import time
 from os import getpid
 from typing import TYPE_CHECKING, Final
@@ -43,6 +45,7 @@ class Sink:
         self._stream = stream
         self.fd = self._open()
         self._lost = 0
+        self._captures = False
         self._poll: select.poll | None = None
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):  # a file never makes anybody wait for its reader
             self._poll = select.poll()
@@ -70,6 +73,24 @@ class Sink:
         fresh = self._open()
         os.dup2(fresh, self.fd, inheritable=False)
         os.close(fresh)
+        if self._captures:
+            self.capture()
+
+    def capture(self) -> None:
+        """Have the process's standard output and standard error end here too, also after `reopen`. For a file only."""
+        if self.path == "-":
+            return
+        self._captures = True
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            os.dup2(self.fd, number)
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)  # else what is printed comes when the process ends
+
+    def recapture(self) -> None:
+        """The standard streams have been given away: capture them again, if they were captured."""
+        if self._captures:
+            self.capture()
 
     def write(self, line: bytes) -> None:
         """Write a line, newline included. Never raises, never blocks for longer than `PATIENCE_MS`."""

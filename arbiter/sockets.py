@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 import zlib
 from contextlib import suppress
 from typing import Final
@@ -168,3 +169,14 @@ def advice(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return " The host name in --bind is not known here."
     return ""
+
+
+def queue_length(listener: socket.socket) -> int:
+    """How many connections wait to be accepted: tcp_info's tcpi_unacked, which is that of a listening socket (tcp(7)).
+
+    0 on a Unix socket, of which the kernel does not tell.
+    """
+    if listener.family == socket.AF_UNIX:
+        return 0
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:28], sys.byteorder)

@@ -17,7 +17,7 @@ import setproctitle
 from arbiter import __version__, facts
 from arbiter.blueprint import Blueprint
 from arbiter.config.provenance import ConfigError
-from arbiter.config.schema import HOOKS
+from arbiter.config.schema import HOOKS, STANDARD_LOGGING
 from arbiter.errors import StartError, why
 from arbiter.facts import Force
 from arbiter.fleet import Fleet
@@ -30,6 +30,7 @@ from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
 from arbiter.scoreboard import ROWS
 from arbiter.signals import Command, Cut, cutting
+from arbiter.sockets import queue_length
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from arbiter.facts import Effect, Fact
     from arbiter.hooks import Hooks
     from arbiter.upgrade import Predecessor
-    from arbiter.workers.contract import WorkerId
+    from arbiter.workers.contract import WorkerId, Writer
 
 _HOOKS: Final = frozenset({News.ALL_READY, News.RELOADED, News.REFUSED, News.DRAINING, News.STOPPING, News.QUITTING})
 """News of which hooks are told."""
@@ -78,6 +79,8 @@ class Supervisor:
         self._hooks: Hooks | None = None
         """Those of the generation that the service goes by."""
         self._has_drained = False
+        self._measured = -1
+        self._measure_at = 0.0
         self._blueprints: dict[int, Blueprint] = {}
         self._sinks: dict[tuple[str, int], Sink] = {}
         bequest = before_us.bequest if before_us else Bequest()
@@ -132,6 +135,7 @@ class Supervisor:
         while True:
             effects = self._fleet.reconcile(self._kernel.now())
             self._count_workers(effects)
+            self._measure()
             for effect in effects:
                 self._shield(self._perform, effect)
             self._notify()
@@ -276,6 +280,21 @@ class Supervisor:
             before, self._hooks.server.num_workers = self._hooks.server.num_workers, count
             self._hooks.call("nworkers_changed", count, before)
 
+    def _measure(self) -> None:
+        """Tell statsd how many workers there are, and how many connections wait, where that is wanted."""
+        if not (measure := getattr(self._log, "measure", None)):
+            return
+        if (count := len(self._fleet.workers)) != self._measured:
+            self._measured = count
+            measure("gunicorn.workers", count, "gauge", f"{count} workers")
+        current = self._fleet.current
+        if current and self._blueprints[current.number].settings.enable_backlog_metric:
+            now = self._kernel.now()
+            if now >= self._measure_at:
+                self._measure_at = now + 1.0
+                waiting = sum(queue_length(listener) for listener in self._blueprints[current.number].listeners)
+                measure("gunicorn.backlog", waiting, "histogram", f"{waiting} connections wait to be accepted")
+
     # Generations ------------------------------------------------------------------------------------------------------
 
     def _draw(self, resolved: Resolved) -> Blueprint:
@@ -291,7 +310,12 @@ class Supervisor:
             settings = quick(settings)
         error_sink = self._sink(settings.errorlog, 2)
         access_sink = self._sink(settings.accesslog, 1) if settings.accesslog else None
-        log = Log(error_sink, settings.loglevel, generation=self._number)
+        log = self._open_log(resolved, error_sink)
+        access: Writer | None = access_sink
+        if logger := getattr(log, "logger", None):
+            from arbiter.stdlog import StandardAccess
+
+            access = StandardAccess(logger, settings.access_log_skip)
         hooks = self._open_hooks(resolved, log)
         blueprint = Blueprint(
             number=self._number,
@@ -299,7 +323,7 @@ class Supervisor:
             kind=_kind(settings),
             groups=self._listeners.get(settings.bind, settings.backlog, settings.umask, _share(settings)),
             log=log,
-            access=access_sink,
+            access=access,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
             hooks=hooks,
         )
@@ -309,6 +333,26 @@ class Supervisor:
             hooks.server.LISTENERS = blueprint.listeners
         self._blueprints[self._number] = blueprint
         return blueprint
+
+    def _open_log(self, resolved: Resolved, sink: Sink) -> Log:
+        """The log of a generation.
+
+        Raises:
+            StartError: it is configured wrongly.
+        """
+        settings = resolved.settings
+        if settings.capture_output and self._number == 1:
+            sink.capture()
+        if not any(getattr(settings, name) for name in STANDARD_LOGGING):
+            return Log(sink, settings.loglevel, generation=self._number)
+        from arbiter.stdlog import open_log
+
+        return open_log(settings, resolved.noted, sink, self._number)
+
+    def _settle_log(self) -> None:
+        """What was tried of another log configuration is over."""
+        if settle := getattr(self._log, "settle", None):
+            settle()
 
     def _open_hooks(self, resolved: Resolved, log: Log) -> Hooks | None:
         """The hooks of a generation, if it has any; those of the first see the service begin, before it listens.
@@ -346,6 +390,7 @@ class Supervisor:
                 resolved = self._resolved.again()
                 blueprint = self._draw(resolved)
         except BaseException as error:  # noqa: BLE001 - a configuration file is a program: it may raise anything
+            self._settle_log()
             self._tidy()
             why = _problem(error)
             problems = "\n  ".join(why.splitlines())
@@ -476,6 +521,8 @@ class Supervisor:
             self._hooks.call("when_ready")
         if self._daemon:
             self._daemon.settle()
+            for sink in self._sinks.values():
+                sink.recapture()
 
     def _notify(self) -> None:
         """Tell the service manager, if there is one, what has changed."""
@@ -488,6 +535,8 @@ class Supervisor:
 
     def _tell(self, told: facts.Tell) -> None:
         self._notices.hear(told.news, told.words, _clock())
+        if told.news is News.REFUSED:
+            self._settle_log()
         if told.news in (News.REFUSED, News.NEVER_SERVED):
             self.error = f"{told.words['why']}\n{told.words['traceback']}".strip()
             self._show(self.error)
@@ -517,6 +566,8 @@ class Supervisor:
                 sink.reopen()
             except StartError as error:
                 self._log.error(f"{error} The file that is open goes on being written.")
+        if logger := getattr(self._log, "logger", None):
+            logger.reopen_files()
         self._kernel.tell_all(ReopenLogs())
         self._log.info("log files reopened")
 

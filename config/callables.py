@@ -23,7 +23,7 @@ Code = Callable[..., Any] | str
 _NAME: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 
-def _reference(raw: str) -> str:
+def reference(raw: str) -> str:
     """`module:attribute` from that, or from `module.attribute`, which is Gunicorn's form; empty when it is neither."""
     text = raw.strip()
     if re.fullmatch(rf"{_NAME}:{_NAME}", text):
@@ -50,8 +50,8 @@ class Hook(Kind[Code | None]):
         if raw is None or raw == "":
             return None
         if isinstance(raw, str):
-            if reference := _reference(raw):
-                return reference
+            if name := reference(raw):
+                return name
             raise self.refused()
         if not callable(raw):
             raise self.refused()

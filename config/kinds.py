@@ -280,13 +280,13 @@ class Mode(Kind[int]):
 class Choice(Kind[str]):
     """One of a few words."""
 
-    def __init__(self, *words: str, others: Mapping[str, str] | None = None) -> None:
-        """`others`: what is taken for one of the words."""
+    def __init__(self, *words: str, others: Mapping[str, str] | None = None, metavar: str = "") -> None:
+        """`others`: what is taken for one of the words; `metavar`: what stands for them, where they are many."""
         self.words = words
         self.others = others or {}
         self.expected = f"{', '.join(words[:-1])} or {words[-1]}"
         self.example = words[0]
-        self.metavar = "|".join(words)
+        self.metavar = metavar or "|".join(words)
 
     def parse(self, raw: object) -> str:
         """The word in lower case."""
@@ -298,7 +298,7 @@ class Choice(Kind[str]):
 
     def schema(self) -> Schema:
         """The words."""
-        return {"enum": [*self.words, *self.others]}
+        return {"enum": list(self.words)}
 
     def render(self, value: str) -> Plain:
         """Itself."""

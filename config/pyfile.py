@@ -14,6 +14,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from arbiter.config.shim import standing_in
+
 if TYPE_CHECKING:
     import ast
     from collections.abc import Iterator
@@ -92,7 +94,7 @@ def run(path: str, source: bytes, directory: str, spec: ModuleSpec | None = None
     before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up by name
     try:
-        with _importing_from(directory):
+        with _importing_from(directory), standing_in():
             exec(code, vars(module))  # noqa: S102 - this is what a Python configuration file is
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the file raises is reported, with its line
         raise PythonFileError(_told(error), _line_in(path, error)) from None

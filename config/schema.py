@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from arbiter.config import callables, fronts, kinds, lists
+from arbiter.config import callables, fronts, kinds, lists, logkinds
 from arbiter.config.addresses import Address, parse_address
 
 if TYPE_CHECKING:
@@ -724,6 +724,139 @@ class Settings:
         doc="Requests that make no line in the access log; repeat for more. Each is a status (`304`, `3xx`), a path "
         "(`/healthz`, `/static/*`), or both (`2xx /healthz`).",
     )
+    capture_output: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Logging",
+        flags=("--capture-output",),
+        applies="restart",
+        doc="Send what is printed to the error log. That is standard output and standard error, if `errorlog` is a file.",
+    )
+    logger_class: callables.Code | None = setting(
+        logkinds.LoggerClass(),
+        default=None,
+        default_text="Arbiter's own",
+        section="Logging",
+        flags=("--logger-class",),
+        doc="Log by this class. It is made from `arbiter.glogging.Logger`, or from `gunicorn.glogging.Logger`, which means "
+        "the same here, and logs by Python's `logging`, to the loggers `gunicorn.error` and `gunicorn.access`.",
+    )
+    logconfig: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/etc/project/logging.ini")),
+        default=None,
+        default_text="none",
+        section="Logging",
+        flags=("--log-config",),
+        doc="Configure Python's logging from this file. It is in the form of `logging.config.fileConfig`; the loggers are "
+        "`gunicorn.error` and `gunicorn.access`.",
+    )
+    logconfig_dict: dict[str, Any] | None = setting(
+        logkinds.Table(),
+        default=None,
+        default_text="none",
+        section="Logging",
+        doc="Configure Python's `logging` from this table, in the form of `logging.config.dictConfig`, laid over a "
+        "configuration that logs both loggers to the standard streams. It comes before `logconfig_json` and `logconfig`.",
+    )
+    logconfig_json: str | None = setting(
+        kinds.Nullable(kinds.Path(example="/etc/project/logging.json")),
+        default=None,
+        default_text="none",
+        section="Logging",
+        flags=("--log-config-json",),
+        doc="Configure Python's logging from this file of JSON. See `logconfig_dict`; it comes before `logconfig`.",
+    )
+    syslog: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Logging",
+        flags=("--log-syslog",),
+        doc="Send the log, and the access log, to syslog as well.",
+    )
+    syslog_addr: str = setting(
+        logkinds.SyslogAddress(),
+        default="udp://localhost:514",
+        section="Logging",
+        flags=("--log-syslog-to",),
+        doc="Where syslog listens. `unix:///dev/log` is the local one.",
+    )
+    syslog_prefix: str | None = setting(
+        kinds.Nullable(kinds.Text(example="shop")),
+        default=None,
+        default_text="the process's name",
+        section="Logging",
+        flags=("--log-syslog-prefix",),
+        doc="The program's name in syslog. Lines are of `gunicorn.PREFIX.error` and `gunicorn.PREFIX.access`, as Gunicorn's.",
+    )
+    syslog_facility: str = setting(
+        kinds.Choice(
+            "user",
+            "auth",
+            "authpriv",
+            "cron",
+            "daemon",
+            "ftp",
+            "kern",
+            "lpr",
+            "mail",
+            "news",
+            "security",
+            "syslog",
+            "uucp",
+            "local0",
+            "local1",
+            "local2",
+            "local3",
+            "local4",
+            "local5",
+            "local6",
+            "local7",
+            metavar="FACILITY",
+        ),
+        default="user",
+        section="Logging",
+        flags=("--log-syslog-facility",),
+        doc="The facility of lines in syslog.",
+    )
+    disable_redirect_access_to_syslog: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Logging",
+        flags=("--disable-redirect-access-to-syslog",),
+        doc="Keep the access log out of syslog.",
+    )
+    statsd_host: str | None = setting(
+        logkinds.StatsdAddress(),
+        default=None,
+        default_text="none",
+        section="Logging",
+        flags=("--statsd-host",),
+        doc="Count in the statsd that listens here. It is told of requests, answers, durations, log lines and workers, by UDP "
+        "or a Unix socket.",
+    )
+    statsd_prefix: str | None = setting(
+        kinds.Nullable(kinds.Text(example="shop")),
+        default=None,
+        default_text="none",
+        section="Logging",
+        flags=("--statsd-prefix",),
+        doc="What comes before the metrics' names, with a dot after it.",
+    )
+    dogstatsd_tags: str | None = setting(
+        kinds.Nullable(kinds.Text(example="env:prod,team:shop")),
+        default=None,
+        default_text="none",
+        section="Logging",
+        flags=("--dogstatsd-tags",),
+        doc="Tags for every metric, with commas: for a statsd that understands Datadog's.",
+    )
+    enable_backlog_metric: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Logging",
+        flags=("--enable-backlog-metric",),
+        doc="Tell statsd once a second how many connections wait to be accepted.",
+    )
     on_starting: callables.Code | None = setting(
         callables.Hook("server"),
         default=None,
@@ -944,6 +1077,8 @@ class Settings:
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType({f.name: f.metadata[_ROW]._replace(name=f.name) for f in fields(Settings)})
+STANDARD_LOGGING: tuple[str, ...] = ("logger_class", "logconfig", "logconfig_dict", "logconfig_json", "syslog", "statsd_host")
+"""The settings that need Python's `logging`; without them neither it nor `glogging` is configured."""
 HOOKS: tuple[str, ...] = tuple(name for name, row in SETTINGS.items() if isinstance(row.kind, callables.Hook))
 """The settings that are functions to be called."""
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(row.section for row in SETTINGS.values()))

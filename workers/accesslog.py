@@ -99,8 +99,26 @@ class AccessLog:
                 self._writer.write("".join(taken).encode())
 
 
+class HandedOn(AccessLog):
+    """Entries that somebody else makes lines of, or anything: a logger of the operator's."""
+
+    __slots__ = ("_note", "_skip")
+
+    def __init__(self, note: Callable[[Entry], None], skip: Sequence[Skip]) -> None:
+        """`note` takes an entry, at once and in the thread that has it."""
+        self.wants_cpu = self.wants_id = False
+        self._lines = deque()
+        self._note, self._skip = note, skip
+
+    def add(self, entry: Entry) -> None:
+        if not any(_covers(skip, entry.status, entry.request.path) for skip in self._skip):
+            self._note(entry)
+
+
 def open_access_log(settings: Settings, writer: Writer) -> AccessLog:
     """The access log that the settings ask for."""
+    if note := getattr(writer, "note", None):
+        return HandedOn(note, settings.access_log_skip)
     return AccessLog(settings.access_log_format, writer, as_json=settings.access_log_json, skip=settings.access_log_skip)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbiter.config import callables, kinds, lists
+from arbiter.config import callables, kinds, lists, logkinds
 from arbiter.config.addresses import Address, Scheme
 from arbiter.config.schema import SETTINGS
 
@@ -39,6 +39,10 @@ KINDS_AND_VALUES: list[tuple[kinds.Kind[Any], st.SearchStrategy[Any]]] = [
     (kinds.Choice("auto", "sync"), st.sampled_from(["auto", "sync"])),
     (kinds.Text(example="x"), STRIPPED),
     (kinds.Account(example="www-data"), STRIPPED),
+    (logkinds.LoggerClass(), st.sampled_from([None, "project.logs:Logger"])),
+    (logkinds.StatsdAddress(), st.sampled_from([None, "localhost:8125", "[::1]:9", "unix:///run/statsd"])),
+    (logkinds.SyslogAddress(), st.sampled_from(["udp://localhost:514", "unix:///dev/log#dgram", "tcp://[::1]:1"])),
+    (callables.Hook("server", "worker"), st.sampled_from([None, "project.hooks:born"])),
     (callables.WorkerClass(), st.sampled_from(["auto", "sync", "threaded", "async"])),
     (kinds.Path(example="x", dash="standard output"), STRIPPED),
     (kinds.Import(), st.sampled_from(["app", "a.b:c", "a.b:c.d", "a:make()", "a:make('x', y=1)", "münchen.wsgi:app"])),
@@ -46,6 +50,7 @@ KINDS_AND_VALUES: list[tuple[kinds.Kind[Any], st.SearchStrategy[Any]]] = [
     (lists.Addresses(), st.lists(ADDRESSES, min_size=1, max_size=4).map(tuple)),
     (lists.Paths(example="x"), st.lists(NO_COMMA.filter(bool), max_size=4).map(tuple)),
     (lists.Target(example="/x"), st.from_regex(r"/[!->@-~]*", fullmatch=True)),
+    (logkinds.Table(), st.none() | st.dictionaries(st.text(), st.text() | st.integers(), min_size=1, max_size=4)),
     (lists.EnvPairs(), st.dictionaries(NAMES, TEXTS, max_size=4).map(lambda pairs: tuple(pairs.items()))),
 ]
 
@@ -61,7 +66,7 @@ def test_a_rendered_value_is_read_back_as_itself(
 
 
 @given(st.data())
-@pytest.mark.parametrize(("kind", "values"), KINDS_AND_VALUES[:13], ids=lambda x: getattr(type(x), "__name__", ""))
+@pytest.mark.parametrize(("kind", "values"), KINDS_AND_VALUES[:17], ids=lambda x: getattr(type(x), "__name__", ""))
 def test_the_environment_says_the_same_as_a_file(
     kind: kinds.Kind[Any], values: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:

@@ -177,7 +177,7 @@ def test_a_reload_reads_the_hooks_anew_and_tells_of_its_refusal(arbiter: Arbiter
     assert [line[1:] for line in events(server, "reload_refused")] == [["True", "False"], ["False", "True"]]
     assert len(events(server, "on_reload")) == 2
     assert len(events(server, "post_fork_two")) == 1
-    assert server.get().text == "two"
+    until(lambda: server.get().text == "two", "the new application alone")
 
 
 @pytest.mark.parametrize("kind", ["sync", "threaded"])
