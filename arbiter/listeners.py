@@ -129,6 +129,9 @@ class Listeners:
             for address in wanted:
                 if address not in before:
                     self._open[address] = self._bind(address, backlog, umask, share=share)
+                elif self._has_lost_its_file(address):
+                    # Who waits in the socket that can't be reached any more is served; it is one of a group from now on.
+                    self._open[address] += self._bind(address, backlog, umask, share=share)
                 self._open[address] = self._grow(address, backlog, min(share, MOST), is_served=address in before)
         except BaseException:
             self.keep_only([tuple(before.values())])
@@ -146,6 +149,7 @@ class Listeners:
                 self._close(address)
                 continue
             for listener in group[max(sizes) :]:
+                self._remove_file(address)  # a Unix socket's, made anew by a reload that was refused
                 listener.close()
             self._open[address] = group[: max(sizes)]
             if self._steered.get(address, min(sizes)) != min(sizes):
@@ -367,6 +371,11 @@ class Listeners:
         for name in self._kept.pop(address, ()):
             self._store.remove(name)
         self._remove_file(address)
+
+    def _has_lost_its_file(self, address: Address) -> bool:
+        """Whether somebody has removed the file of a Unix socket of ours: nobody can reach it, and nobody else may have it."""
+        has_file = address.scheme is Scheme.UNIX and not address.is_abstract and not self.outlives(address)
+        return has_file and not os.path.lexists(address.path)
 
     def _remove_file(self, address: Address) -> None:
         if made := self._files.pop(address, None):

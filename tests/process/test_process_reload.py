@@ -16,6 +16,8 @@ from procfs import pids
 from waiting import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness import Arbiter, Server
 
 pytestmark = pytest.mark.process
@@ -348,3 +350,25 @@ def test_settings_that_need_a_restart_are_kept_and_named(arbiter: Arbiter) -> No
     assert server.count(r"\[WARNING\] .* pidfile \(arbiter\.toml:2\) has changed: restart to apply it\.") == 1
     assert (server.folder / "pid").read_text() == f"{server.pid}\n"
     assert not (server.folder / "other").exists()
+
+
+def test_a_unix_socket_whose_file_was_removed_is_made_anew_by_a_reload_and_only_by_one_that_is_accepted(
+    arbiter: Arbiter, tmp_path: Path
+) -> None:
+    """1. The file is removed. 2. A reload is refused: nothing has changed. 3. HUP. Result: reachable; the file goes at the end."""
+    server = arbiter.serve(workers=2, bind=f"unix:{tmp_path}/sock")
+    server.expect("RuntimeError: boom")
+    before = server.get().status
+    (tmp_path / "sock").unlink()
+    arbiter.write("live.py", "raise RuntimeError('boom')\n")
+    server.send(signal.SIGHUP)
+    server.wait_log("reload refused")
+    until(lambda: not (tmp_path / "sock").exists(), "the end of the file that the refused reload made")
+    for name in ("two", "three"):
+        arbiter.write("live.py", app(name))
+        server.send(signal.SIGHUP)
+        server.wait_log("reload done", times=1 if name == "two" else 2)
+        assert server.get().text.startswith(f"{name} ")
+
+    assert before == 200
+    assert server.stop() == 0
