@@ -8,12 +8,13 @@ PYTEST_FLAGS ?=
 # Handed to the benchmarks as they are: make bench BENCH_FLAGS=--quick
 BENCH_FLAGS ?=
 
-.PHONY: help serve test check docs bench
+.PHONY: help serve test check coverage docs bench
 
 help:
 	@echo "make serve   the demo project with nine workers, on http://127.0.0.1:8000 (Ctrl-C stops it)"
 	@echo "make test    make check, then all tests"
 	@echo "make check   lint, types, import contracts"
+	@echo "make coverage  whether the tests of the policy reach every branch of it"
 	@echo "make docs    write the generated files of docs/ and deploy/ anew"
 	@echo "make bench   Arbiter and its peers, measured: an hour; with BENCH_FLAGS=--quick half a minute (--help: more)"
 
@@ -38,6 +39,11 @@ docs: .venv/.test
 	$(BIN)/python -m arbiter.config.render schema > docs/arbiter.schema.json
 	$(BIN)/python -m arbiter.templates deploy
 	$(BIN)/python -m benchmarks.report
+
+# The policy is to be covered whole, every branch of it, by the tests that need no process.
+coverage: .venv/.test
+	PYTHONSAFEPATH=1 $(BIN)/pytest tests/fleet -n auto --cov=arbiter.fleet --cov=arbiter.lifecycle --cov=arbiter.succession \
+	  --cov=arbiter.books --cov-branch --cov-report=term-missing --cov-fail-under=100 $(PYTEST_FLAGS)
 
 # The figures of a whole run become docs/performance.md by `make docs`.
 bench: .venv-bench/.ready
