@@ -1,0 +1,172 @@
+"""Clients that would hold a worker up, all at once, over real sockets: nobody else waits, and nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from serving import Response
+from waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness import Arbiter, Server
+
+pytestmark = pytest.mark.process
+
+APP = """
+def application(environ, start_response):
+    body = b"x" * 12_000_000 if environ["PATH_INFO"] == "/large" else environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+LARGE = GET.replace(b"/", b"/large", 1)
+UNFINISHED = {
+    "nothing": b"",
+    "half a line": b"GET / HT",
+    "half a head": GET[:-2],
+    "half a body": POST + b"Content-Length: 10\r\n\r\nabc",
+    "a body that was announced": POST + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+    "half a chunk": CHUNKED + b"5;a=b\r\nabc",
+    "half a trailer": CHUNKED + b"0\r\nX: ",
+    "a kept connection": GET,
+    "many requests, and a half": GET * 20 + GET[:10],
+}
+ENDLESS = {
+    "request line": (b"GET /", b"a" * 65536, 414),
+    "field": (b"GET / HTTP/1.1\r\nX: ", b"a" * 65536, 431),
+    "fields": (b"GET / HTTP/1.1\r\n", b"X: y\r\n" * 10_000, 431),
+    "empty lines": (b"", b"\r\n" * 30_000, 400),
+    "chunk size": (CHUNKED, b"0" * 65536, 400),
+    "chunk extension": (CHUNKED + b"1;", b"a" * 65536, 400),
+    "chunk extensions": (CHUNKED, b"1;aaaaaaaaaaaaaaaa\r\nx\r\n" * 2000, 400),
+    "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n" * 10_000, 431),
+}
+FLOOD = 12_000_000
+"""Bytes of something endless: many times what any limit allows, and sent before a worker has done with lingering."""
+ROOM = 10_000_000
+"""Bytes by which a worker may have grown after all floods: less than one of them."""
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Enough of them for this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connect(server: Server, data: bytes = b"", receive_buffer: int = 0) -> socket.socket:
+    client = socket.socket()
+    client.settimeout(20)
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.connect(server.tcp)
+    with contextlib.suppress(OSError):  # refused and closed in the middle of it
+        client.sendall(data)
+    return client
+
+
+def is_served(server: Server) -> bool:
+    with connect(server, GET) as client:
+        return Response(client.recv(65536)).status == 200
+
+
+def seconds_used(pid: int) -> float:
+    """CPU time of a process."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_two_threads_serve_beside_thousands_of_clients_who_say_nothing_or_half(arbiter: Arbiter, descriptors: None) -> None:
+    """1. 2,700 clients in the midst of something, and three who do not read. 2. Others ask. 3. The 2,703 leave.
+
+    Result: others are served at once, by two threads, which have no work with those who wait; and nothing is left.
+    """
+    arbiter.write("live.py", APP)
+    server = arbiter.serve(
+        "-k", "threaded", "--threads", "2", "--worker-connections", "4000", "--keep-alive", "60", "--head-timeout", "60",
+        "--response-buffer", "16MiB", workers=1,
+    )  # fmt: skip
+    (worker,) = server.workers()
+    assert is_served(server)
+    before = descriptors_of(worker.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            for data in UNFINISHED.values():
+                stack.enter_context(connect(server, data))
+        for _ in range(3):
+            stack.enter_context(connect(server, LARGE, receive_buffer=4096))
+        until(lambda: descriptors_of(worker.pid) >= before + 2703, "all of them to be accepted")
+        assert is_served(server)
+        used, began = seconds_used(worker.pid), time.monotonic()
+        time.sleep(1)  # nothing is to happen
+        share = (seconds_used(worker.pid) - used) / (time.monotonic() - began)
+
+        assert share < 0.3  # a thread that spins has all of it
+        assert all(is_served(server) for _ in range(20))
+        assert len(os.listdir(f"/proc/{worker.pid}/task")) == 3
+    until(lambda: descriptors_of(worker.pid) == before, "its descriptors to be what they were")
+    assert server.workers() == [worker]
+
+
+@pytest.mark.parametrize("kind", ["sync", "threaded"])
+def test_clients_that_reset_in_the_midst_of_anything_leave_nothing_behind(arbiter: Arbiter, kind: str) -> None:
+    arbiter.write("live.py", APP)
+    server = arbiter.serve("-k", kind, *(("--threads", "2") if kind == "threaded" else ()), workers=1)
+    (worker,) = server.workers()
+    assert is_served(server)
+    before, log = descriptors_of(worker.pid), server.log()
+    for data in [*UNFINISHED.values(), LARGE]:
+        for linger in (struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)):
+            for _ in range(10):
+                with connect(server, data) as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    assert is_served(server)
+    until(lambda: descriptors_of(worker.pid) == before, "its descriptors to be what they were")
+    assert server.workers() == [worker]
+    assert server.log() == log
+
+
+@pytest.mark.parametrize("kind", ["sync", "threaded"])
+def test_what_has_no_end_is_refused_and_not_kept(arbiter: Arbiter, kind: str) -> None:
+    arbiter.write("live.py", APP)
+    server = arbiter.serve("-k", kind, *(("--threads", "2") if kind == "threaded" else ()), workers=1)
+    (worker,) = server.workers()
+    assert is_served(server)
+    before = resident(worker.pid)
+    for name, (first, unit, status) in ENDLESS.items():
+        with connect(server, first) as client:
+            with contextlib.suppress(OSError):
+                for _ in range(FLOOD // len(unit)):
+                    client.sendall(unit)
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                answer = client.recv(65536)
+            assert (name, answer[:12]) == (name, b"HTTP/1.1 %d" % status)
+    assert is_served(server)
+    grown = resident(worker.pid) - before
+    assert grown < ROOM
