@@ -419,6 +419,14 @@ class Settings:
         flags=("--slow-request-time",),
         doc="Log requests that take longer than this, with the stacks of their worker. They are not harmed. 0: never.",
     )
+    loop_lag_warning: float = setting(
+        kinds.Duration(example="1s"),
+        default=1.0,
+        section="Deadlines",
+        flags=("--loop-lag-warning",),
+        doc="Log what blocks an async worker's event loop for so long. The stack of it is shown. `timeout` replaces a worker "
+        "whose loop stays blocked. 0: never.",
+    )
     graceful_timeout: float = setting(
         kinds.Duration(example="30s"),
         default=30.0,

@@ -30,6 +30,7 @@ from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
 from arbiter.workers.interfaces.lifespan import Lifespan
+from arbiter.workers.lag import LagWatch
 from arbiter.workers.loops import LoopError, new_loop
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
@@ -106,6 +107,7 @@ class AsyncWorker(Worker):
         self._leaving = 0.0  # when it was told to retire, in monotonic seconds; 0.0: it was not
         self._is_cancelled = False
         self._cancelled: dict[Activity, float] = {}  # requests that were cancelled, and when
+        self._slow: set[Activity] = set()  # requests that were told to be slow
         self._flush_due = False
         self._cpu = time.process_time_ns()
         self._swept = time.monotonic_ns()
@@ -114,6 +116,7 @@ class AsyncWorker(Worker):
             settings.write_timeout,
             settings.keepalive,
             settings.request_timeout,
+            settings.slow_request_time,
             settings.timeout,
         ]
         self._interval = max(_SHORTEST_SWEEP, min(_SWEEP, *(deadline / 4 for deadline in deadlines if deadline)))
@@ -132,9 +135,12 @@ class AsyncWorker(Worker):
         loop.add_reader(self.orders, self._hear_orders)
         loop.call_soon(self._look)  # an order may have come before
         loop.call_later(self._interval, self._sweep)
+        lag = LagWatch(self.site, self.settings.loop_lag_warning) if self.settings.loop_lag_warning else None
         try:
             loop.run_forever()
         finally:
+            if lag:
+                lag.end()
             loop.remove_reader(self.orders)
         if self._interrupted:
             raise Interrupted
@@ -223,6 +229,8 @@ class AsyncWorker(Worker):
         self.site.sweep(now)
         if self.settings.request_timeout:
             self._cancel_overruns(now)
+        if self.settings.slow_request_time:
+            self._tell_slow(now)
         if self._cancelled:
             self._look_at_cancelled(now)
         cpu, wall = time.process_time_ns(), time.monotonic_ns()
@@ -242,6 +250,18 @@ class AsyncWorker(Worker):
                 )
                 self._cancelled[exchange] = now
                 exchange.cancel(_OVERRUN)
+
+    def _tell_slow(self, now: float) -> None:
+        """Log requests that take longer than `slow_request_time`, once each."""
+        limit = self.settings.slow_request_time
+        for activity in self.site.active:  # the oldest first
+            if now - activity.started < limit:
+                break
+            if activity not in self._slow and activity.task is not None:
+                self._slow.add(activity)
+                stack = stack_of(activity.task)
+                self.log.warning(f"slow: {activity.name} for {now - activity.started:.1f} s. It is at:\n{stack}")
+        self._slow.intersection_update(self.site.active)
 
     def _look_at_cancelled(self, now: float) -> None:
         for exchange, since in list(self._cancelled.items()):

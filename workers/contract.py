@@ -502,6 +502,10 @@ class Row:
         words[6 + status // 100 if 100 <= status < 600 else 11] += 1
         words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
 
+    def rest(self) -> None:
+        """What the last `begin` has told of goes on, and does not hold the worker up any more. Worker side."""
+        self._words[3] = 0
+
     def spent(self, nanoseconds: int) -> None:
         """A worker with many concurrent requests was busy for so long, whatever with. Worker side."""
         self._words[6] += nanoseconds
