@@ -32,6 +32,7 @@ from arbiter.workers.hub import Hub, HubTransport
 from arbiter.workers.interfaces.lifespan import Lifespan
 from arbiter.workers.lag import LagWatch
 from arbiter.workers.loops import LoopError, new_loop
+from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
 from arbiter.workers.stacks import application_traceback, stack_of
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
     from arbiter.workers.contract import Order
     from arbiter.workers.site import Activity
+    from arbiter.workers.tls import Tls
+    from arbiter.workers.tlssocket import TlsSocket
 
 _SWEEP: Final = 1.0
 """Longest time between two sweeps, in seconds; a quarter of the shortest deadline if that is less."""
@@ -96,11 +99,14 @@ class AsyncWorker(Worker):
         if self._quota or self.access_log:
             self.site.on_request_end = self._count
         self.site.on_departure = self._make_room
+        self._tls = self._prepare_tls() if settings.certfile else None
         try:
-            offer_http2(self.site, settings.http2, at_once=False)
+            is_offered = offer_http2(self.site, settings.http2, at_once=self._tls is not None)
         except Http2MissingError as error:
             self._end_loop(1.0)
             raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
+        if self._tls is not None and is_offered:
+            self._tls.offer("h2", "http/1.1")
         self.hub = Hub(self.loop, self.listeners, self._welcome)
         self._facts = {listener: (int(listener.family), listener.getsockname()) for listener in self.listeners}
         self._is_full = False
@@ -118,6 +124,7 @@ class AsyncWorker(Worker):
             settings.request_timeout,
             settings.slow_request_time,
             settings.timeout,
+            settings.handshake_timeout,
         ]
         self._interval = max(_SHORTEST_SWEEP, min(_SWEEP, *(deadline / 4 for deadline in deadlines if deadline)))
 
@@ -170,8 +177,35 @@ class AsyncWorker(Worker):
         family, server = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
-        HubTransport(self.hub, client, address, Http1Connection(site, scheme="http", server=server, client=address))
+        if self._tls is not None:
+            self._shake_hands(self._tls, client, address, server)
+        else:
+            HubTransport(self.hub, client, address, Http1Connection(site, scheme="http", server=server, client=address))
         return len(site.connections) < bound
+
+    def _prepare_tls(self) -> Tls:
+        from arbiter.workers.tls import prepared
+
+        tls = prepared()
+        if not self.settings.preload_app:  # see `gateway`
+            tls.when_unreadable = lambda why: self.say(Spent(why))
+        return tls
+
+    def _shake_hands(self, tls: Tls, client: socket.SocketType, address: object, server: object) -> None:
+        """Serve a connection when its TLS handshake is over."""
+        from arbiter.workers.tls_on_loop import Handshake, TlsTransport, tls_extension
+
+        site = self.site
+
+        def serve(secured: TlsSocket) -> None:
+            connection = Http1Connection(site, scheme="https", server=server, client=address)
+            connection.template["extensions"] = {"tls": tls_extension(tls, secured.tls)}
+            transport = TlsTransport(self.hub, secured, address, connection)
+            if secured.tls.selected_alpn_protocol() == "h2":
+                site.upgrades[b"h2"](connection, None, b"")
+            transport.ready(select.EPOLLIN)  # a request that came with the handshake's end is in no kernel's buffer
+
+        Handshake(self.hub, site, client, Opening(client, None, tls), self.settings.handshake_timeout, serve)
 
     def _evict(self) -> bool:
         """Make room: the longest idle connections go. Whether there were any."""

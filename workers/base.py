@@ -450,8 +450,6 @@ def _read_keys(order: Order | TemplateOrder) -> None:
     Raises:
         BootError: it is of no use.
     """
-    if order.kind == "async":
-        raise BootError(Failed("looking at certfile", "the async worker does not speak TLS yet: use a proxy", "", Exit.START))
     from arbiter.workers import tls
 
     try:

@@ -99,7 +99,7 @@ class Http1Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: HubTransport = transport  # type: ignore[assignment]  # or another's with the same methods
-        self.sends_files = self.site.settings.sendfile and hasattr(transport, "send_file")
+        self.sends_files = self.site.settings.sendfile and getattr(transport, "send_file", None) is not None
         self.site.add(self)
         self.idle_since = now = monotonic()
         self.deadline = now + self.site.head_timeout

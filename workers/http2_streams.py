@@ -173,7 +173,7 @@ class Http2WebSocket(Http2Stream):
         scope = websocket_scope(connection.template, request, offer)
         scope["headers"] = request.fields.copy()
         scope["state"] = site.state.copy()
-        scope["extensions"] = EXTENSIONS.copy()
+        scope["extensions"] = EXTENSIONS | connection.template.get("extensions", {})
         exchange = self.exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:
             exchange.deadline = exchange.started + site.request_timeout

@@ -23,7 +23,7 @@ import socket
 import struct
 import termios
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from arbiter.workers.protocols.http1 import READ_SIZE
 
@@ -54,6 +54,16 @@ class _File(NamedTuple):
     size: int
 
 
+class Watched(Protocol):
+    """What the hub asks of a connection: a `HubTransport`, or what comes before it."""
+
+    def ready(self, events: int) -> None:
+        """What epoll says has come true."""
+
+    def abort(self) -> None:
+        """Close it, whatever is under way."""
+
+
 class Hub:
     """The connections, and the listeners they come from."""
 
@@ -68,7 +78,7 @@ class Hub:
             welcome: called with a listener that may have a connection; takes one, and says whether another may be taken.
         """
         self.loop = loop
-        self.transports: dict[int, HubTransport] = {}
+        self.transports: dict[int, Watched] = {}
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._welcome = welcome
         self._listening = False
@@ -125,7 +135,7 @@ class Hub:
                 except OSError:
                     pass
 
-    def register(self, transport: HubTransport, fd: int) -> None:
+    def register(self, transport: Watched, fd: int) -> None:
         """A new connection, whose reading is waited for."""
         self.transports[fd] = transport
         self._epoll.register(fd, _IN)
@@ -327,6 +337,8 @@ class HubTransport(asyncio.Transport):
         except OSError as error:
             self._lose(error)
             return
+        if not queue and not self._is_emptied():
+            queue.append(b"")
         if not queue:
             self._queued = 0
             self._watch()
@@ -338,6 +350,10 @@ class HubTransport(asyncio.Transport):
                 self._end(None)
             elif self._shut:
                 self._shut_down()
+
+    def _is_emptied(self) -> bool:
+        """The socket holds nothing back either."""
+        return True
 
     def _flush_file(self, file: _File) -> bool:
         """Send of a file what the client takes now; False: the connection is lost."""

@@ -185,6 +185,8 @@ class Site:
         scope = http_scope(template, request)
         scope["state"] = self.state.copy()
         extensions = scope["extensions"] = _EXTENSIONS.copy()
+        if "extensions" in template:
+            extensions.update(template["extensions"])
         started = monotonic()
         exchange = Exchange(self, stream, request, scope, started)
         if self.request_timeout:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOOK: Final = 1.0
 """Seconds between two looks at the files, at most one for each handshake: a stat(2) each, 1 us."""
 PROTOCOLS: Final = ("http/1.1",)
-"""What is offered by ALPN (RFC 7301)."""
+"""What is offered by ALPN (RFC 7301), unless a worker can do more: `Tls.offer`."""
 _VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _MINIMUM: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -70,11 +70,20 @@ class Tls:
         """Called, with the reason, when a file has changed that this process must not read; None: it is logged."""
         self._seen = _fingerprints(settings)
         self._is_in_doubt = False
-        self._contexts = _make(settings)
+        self._protocols: tuple[str, ...] = PROTOCOLS
+        self._contexts = _make(settings, self._protocols)
         self._next_look = time.monotonic() + LOOK
-        self.context = _context(settings, _Pair(settings.certfile or "", settings.keyfile or settings.certfile or ""))
+        self.context = _context(
+            settings, _Pair(settings.certfile or "", settings.keyfile or settings.certfile or ""), self._protocols
+        )
         """For every connection, as long as the worker lives."""
         self.context.sni_callback = self._choose
+
+    def offer(self, *protocols: str) -> None:
+        """Offer these by ALPN, the most wanted first, in place of `PROTOCOLS`."""
+        self._protocols = protocols
+        for context in (self.context, *self._contexts.values()):
+            context.set_alpn_protocols(list(protocols))
 
     def secure(self, client: socket.SocketType, received: bytes) -> TlsSocket:
         """A connection under TLS over `client`, before its handshake; `received` has been read of it already."""
@@ -105,7 +114,7 @@ class Tls:
             return
         self._is_in_doubt = False
         try:
-            self._contexts = _make(self._settings)
+            self._contexts = _make(self._settings, self._protocols)
         except TlsError as error:
             if is_new:
                 self._is_in_doubt = True  # certificate and key are replaced one after the other: judged at the next look
@@ -149,7 +158,7 @@ def check(settings: Settings) -> None:
         TlsError: as `Tls`.
     """
     if settings.certfile:
-        _make(settings)
+        _make(settings, PROTOCOLS)
 
 
 def _starter() -> str:
@@ -177,11 +186,11 @@ def _fingerprint(file: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _make(settings: Settings) -> dict[str, ssl.SSLContext]:
-    return {name: _context(settings, pair) for name, pair in _pairs(settings).items()}
+def _make(settings: Settings, protocols: tuple[str, ...]) -> dict[str, ssl.SSLContext]:
+    return {name: _context(settings, pair, protocols) for name, pair in _pairs(settings).items()}
 
 
-def _context(settings: Settings, pair: _Pair) -> ssl.SSLContext:
+def _context(settings: Settings, pair: _Pair, protocols: tuple[str, ...]) -> ssl.SSLContext:
     """A context with one certificate.
 
     Raises:
@@ -190,7 +199,7 @@ def _context(settings: Settings, pair: _Pair) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _MINIMUM[settings.tls_minimum]
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have us work without end (CVE-2011-1473)
-    context.set_alpn_protocols(list(PROTOCOLS))
+    context.set_alpn_protocols(list(protocols))
     for file in dict.fromkeys(pair):
         _try_to_read(file)
     try:

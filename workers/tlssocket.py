@@ -161,7 +161,7 @@ class TlsSocket:
 
     def _encrypt(self, view: memoryview) -> int:
         try:
-            return self._tls.write(view)
+            return self._tls.write(view) if view else 0  # an empty piece only waits for what is unsent
         except ssl.SSLError as error:
             self._aborted = True
             raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {error.reason}") from error

@@ -99,7 +99,7 @@ class WebSocketConnection(asyncio.Protocol):
         site = self.site
         scope = websocket_scope(template, request, offer)
         scope["state"] = site.state.copy()
-        scope["extensions"] = EXTENSIONS.copy()
+        scope["extensions"] = EXTENSIONS | template.get("extensions", {})
         exchange = self._exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:
             exchange.deadline = exchange.started + site.request_timeout
