@@ -144,6 +144,10 @@ def start(name: str, peers: str, folder: Path) -> Server:
     bind = f"127.0.0.1:{port}"
     commands = {
         "arbiter": [sys.executable, "-m", "arbiter", "-w", "2", "-b", bind, "-t", "3", "live:application"],
+        "arbiter threaded": [
+            *(sys.executable, "-m", "arbiter", "-k", "threaded", "-w", "2", "--threads", "2", "-b", bind),
+            *("-t", "3", "--request-timeout", "3", "live:application"),
+        ],
         "gunicorn": [f"{peers}/gunicorn", "-w", "2", "-b", bind, "-t", "3", "live:application"],
         "gunicorn gthread": [f"{peers}/gunicorn", "-w", "2", "--threads", "2", "-b", bind, "-t", "3", "live:application"],
         "uvicorn": [f"{peers}/uvicorn", "--workers", "2", "--port", str(port), "--no-access-log", "live:asgi"],
@@ -270,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default="", help="the bin folder of a venv with gunicorn and uvicorn")
     options = parser.parse_args()
-    servers = ["arbiter", *(["gunicorn", "gunicorn gthread", "uvicorn"] if options.peers else [])]
+    servers = ["arbiter", "arbiter threaded", *(["gunicorn", "gunicorn gthread", "uvicorn"] if options.peers else [])]
     print(f"| fault | {' | '.join(servers)} |\n|{'---|' * (len(servers) + 1)}", flush=True)
     for text, fault in FAULTS.items():
         cells = [try_fault(name, fault, options.peers) for name in servers]
