@@ -339,6 +339,10 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
         if hooks:
             hooks.worker_exit()
         return error.failed.code
+    except OSError:
+        if not _has_lost_descriptors(order):
+            raise
+        return Exit.BOOT
     except Interrupted as interruption:
         portal.outlast(0.0)
         code = Exit.START if interruption.args == (_ABORTED,) else Exit.OK
@@ -456,6 +460,21 @@ def _read_keys(order: Order | TemplateOrder) -> None:
         tls.prepare(order.settings, order.log)
     except tls.TlsError as error:
         raise BootError(Failed("reading the files of TLS", str(error), "", Exit.START)) from error
+
+
+def _has_lost_descriptors(order: Order) -> bool:
+    """Whether somebody has closed what the worker was given to hear of its supervisor; if so, the log says it."""
+    try:
+        os.fstat(order.lifeline)
+    except OSError:
+        pass
+    else:
+        return False
+    order.log.error(
+        "the application has closed file descriptors that are not its own: this worker can't go on. Does it make a daemon of "
+        "its process?"
+    )
+    return True
 
 
 def _warm_up(worker: Worker) -> None:

@@ -179,7 +179,7 @@ def test_a_worker_that_leaves_in_the_middle_of_a_request_is_replaced_and_the_req
 def test_a_worker_whose_application_closes_all_its_descriptors_is_replaced(arbiter: Arbiter) -> None:
     """What a library does that makes a daemon of its process: the channel and the listeners are gone with the rest."""
     server = arbiter.serve(workers=2)
-    server.expect("Bad file descriptor")
+    server.expect("Bad file descriptor")  # of the connection that it closed under its request
     before = server.wait_workers(2)
 
     with server.client() as client:
@@ -190,6 +190,7 @@ def test_a_worker_whose_application_closes_all_its_descriptors_is_replaced(arbit
 
     assert len(client.failures) <= 1
     assert client.longest_gap < LONGEST_GAP
+    assert server.count("the application has closed file descriptors that are not its own") == 1
 
 
 def test_code_that_broke_on_disk_harms_only_the_worker_that_has_to_boot_from_it(arbiter: Arbiter) -> None:
