@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.process
 
+WAITS = "\nwhile not os.path.exists('release'):\n    time.sleep(0.01)\nraise RuntimeError('boom')\n"
+"""What fails an import when the test says so."""
 KINDS = pytest.mark.parametrize("kind", ["sync", "threaded"])
 
 
@@ -99,10 +101,12 @@ def test_a_reload_that_is_refused_takes_its_queues_with_it_and_nobody_who_waits(
     with server.client(threads=4) as client:
         for times in range(1, 4):
             lower(arbiter, 5)
-            arbiter.write("live.py", "import time\ntime.sleep(0.3)\nraise RuntimeError('boom')\n")
+            (server.folder / "release").unlink(missing_ok=True)
+            arbiter.write("live.py", app("two", at_import=WAITS))
             server.send(signal.SIGHUP)
             until(lambda: queues(server) == 5, "the new queues")
             client.more(20)
+            server.release()
             server.wait_log("reload refused", times=times)
             client.more(20)
             until(lambda: queues(server) == 2, "the end of the new queues")
