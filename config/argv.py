@@ -78,6 +78,7 @@ _ARGUMENTS: dict[Takes, dict[str, Any]] = {
     Takes.NONE: {"action": "store_const"},
     Takes.ONE: {},
     Takes.MANY: {"action": "append"},
+    Takes.MAYBE: {"nargs": "?"},
 }
 
 
@@ -174,7 +175,7 @@ def make_parser(rows: Iterable[Setting]) -> argparse.ArgumentParser:
     for row in rows:
         taken.update(row.flags)
         if row.flags:
-            word: dict[str, Any] = {"const": row.kind.flag_word} if row.kind.takes is Takes.NONE else {}
+            word: dict[str, Any] = {"const": row.kind.flag_word} if row.kind.takes in (Takes.NONE, Takes.MAYBE) else {}
             parser.add_argument(*row.flags, dest=row.name, **_ARGUMENTS[row.kind.takes], **word)
     for name, alias in ALIASES.items():
         parser.add_argument(*alias.flags, dest=name)

@@ -44,6 +44,119 @@ class Networks(Kind[tuple[str, ...]]):
         return list(value)
 
 
+class ProxyMode(Kind[str]):
+    """Which versions of the PROXY protocol are expected."""
+
+    WORDS = ("off", "v1", "v2", "auto")
+    expected = "off, v1, v2 or auto"
+    example = "v2"
+    metavar = "|".join(WORDS)
+    takes = Takes.MAYBE
+    flag_word = "auto"
+
+    def parse(self, raw: object) -> str:
+        """The word; yes and no, which Gunicorn takes as well, are `auto` and `off`."""
+        text = str(raw).strip().lower() if isinstance(raw, str | bool) else ""
+        word = {"true": "auto", "false": "off"}.get(text, text)
+        if word not in self.WORDS:
+            raise self.refused()
+        return word
+
+    def schema(self) -> Schema:
+        """A word, or a boolean."""
+        return {"anyOf": [{"enum": [*self.WORDS]}, {"type": ["boolean", "string"]}]}
+
+    def render(self, value: str) -> Plain:
+        """Itself."""
+        return value
+
+
+class Words(Kind[tuple[str, ...]]):
+    """Some of a few words."""
+
+    metavar = "WORDS"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.expected = f"some of {', '.join(words)}, with commas"
+        self.example = ",".join(words[:2])
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """The words in lower case; there may be none."""
+        if raw is None:
+            return ()
+        found = [item.lower() if isinstance(item, str) else "" for item in split_items(raw, separator=",")]
+        if not set(found) <= set(self.words):
+            raise self.refused()
+        return tuple(word for word in self.words if word in found)
+
+    def schema(self) -> Schema:
+        """Text, or a list."""
+        return {"type": ["string", "array"], "items": {"type": "string"}}
+
+    def render(self, value: tuple[str, ...]) -> Plain:
+        """A list."""
+        return list(value)
+
+
+class FieldNames(Kind[tuple[str, ...]]):
+    """Names of header fields as they stand in the environ: upper case."""
+
+    expected = "names of header fields, with commas"
+    metavar = "NAMES"
+    example = "SCRIPT_NAME,REMOTE_USER"
+    _NAME = r"(?a)[A-Z0-9_-]+|\*"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """The names in upper case; there may be none."""
+        if raw is None:
+            return ()
+        found = [item.upper() if isinstance(item, str) else "" for item in split_items(raw, separator=",")]
+        if not all(re.fullmatch(self._NAME, name) for name in found):
+            raise self.refused()
+        return tuple(dict.fromkeys(found))
+
+    def schema(self) -> Schema:
+        """Text, or a list."""
+        return {"type": ["string", "array"], "items": {"type": "string"}}
+
+    def render(self, value: tuple[str, ...]) -> Plain:
+        """A list."""
+        return list(value)
+
+
+class FieldValues(Kind[tuple[tuple[str, str], ...]]):
+    """Names of header fields, and a value for each."""
+
+    expected = "NAME=value, with commas, or a table"
+    metavar = "NAME=VALUE"
+    example = "X-FORWARDED-PROTO=https"
+    _NAME = r"(?a)[A-Za-z0-9_-]+"
+
+    def parse(self, raw: object) -> tuple[tuple[str, str], ...]:
+        """The pairs, names in upper case; there may be none."""
+        if raw is None:
+            return ()
+        if isinstance(raw, dict):
+            pairs = list(raw.items())
+        else:
+            pairs = [str(item).partition("=")[::2] for item in split_items(raw, separator=",")]
+        for name, value in pairs:
+            if not (isinstance(name, str) and re.fullmatch(self._NAME, name.strip()) and isinstance(value, str)):
+                raise self.refused()
+            if not value.strip() or not value.isascii() or not value.isprintable() or "," in value:
+                raise self.refused()
+        return tuple({name.strip().upper(): value.strip() for name, value in pairs}.items())
+
+    def schema(self) -> Schema:
+        """Text, a list of it, or a table."""
+        return {"type": ["string", "array", "object"]}
+
+    def render(self, value: tuple[tuple[str, str], ...]) -> Plain:
+        """A list of "NAME=value"."""
+        return [f"{name}={text}" for name, text in value]
+
+
 class Verification(Kind[str]):
     """Whether clients are asked for certificates."""
 

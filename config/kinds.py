@@ -36,6 +36,7 @@ class Takes(Enum):
     NONE = "none"
     ONE = "one"
     MANY = "many"  # the flag may be repeated
+    MAYBE = "maybe"  # the flag may stand alone
 
 
 class Kind(ABC, Generic[T]):

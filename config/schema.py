@@ -681,6 +681,64 @@ class Settings:
         flags=("--suppress-ragged-eofs",),
         doc="Take the end of a connection for an end, though TLS has not announced it. Many clients leave so.",
     )
+    proxy_protocol: str = setting(
+        fronts.ProxyMode(),
+        default="off",
+        section="Proxies",
+        flags=("--proxy-protocol",),
+        doc="Expect a PROXY header at the beginning of each connection. `auto` takes versions 1 and 2. It is expected, and "
+        "must be there, from peers in `proxy_allow_ips`; the address in it is REMOTE_ADDR. The flag alone means `auto`. "
+        "See docs/proxies.md.",
+    )
+    proxy_allow_ips: tuple[str, ...] = setting(
+        fronts.Networks(),
+        default=("127.0.0.1", "::1"),
+        section="Proxies",
+        flags=("--proxy-allow-from",),
+        doc="Peers that send PROXY headers. Addresses and networks, or `*`. Unix sockets always count.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        fronts.Networks(),
+        default=("127.0.0.1", "::1"),
+        section="Proxies",
+        flags=("--forwarded-allow-ips",),
+        environment=(("FORWARDED_ALLOW_IPS", "{}"),),
+        doc="Proxies that are believed what they say of their clients. Addresses and networks, or `*`. Unix sockets always "
+        "count. What the others say is not looked at.",
+    )
+    forwarded_facts: tuple[str, ...] = setting(
+        fronts.Words("for", "proto", "host", "port", "prefix"),
+        default=("for", "proto"),
+        section="Proxies",
+        flags=("--forwarded-facts",),
+        doc="What a believed proxy may say of its clients. `for`: REMOTE_ADDR is the rightmost address in Forwarded or "
+        "X-Forwarded-For that is not a believed proxy's; `proto`: the scheme, in Forwarded; `host`, `port`, `prefix`: "
+        "HTTP_HOST, SERVER_PORT and SCRIPT_NAME, only for a proxy that sets these fields itself. Without `for`, REMOTE_ADDR is "
+        "the proxy's, as in Gunicorn.",
+    )
+    secure_scheme_headers: tuple[tuple[str, str], ...] = setting(
+        fronts.FieldValues(),
+        default=(("X-FORWARDED-PROTOCOL", "ssl"), ("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")),
+        section="Proxies",
+        doc="Header fields by which a believed proxy says that a request came by HTTPS. Each has the value that says so; any "
+        "other says http, and two fields that contradict each other are answered with 400.",
+    )
+    forwarder_headers: tuple[str, ...] = setting(
+        fronts.FieldNames(),
+        default=("SCRIPT_NAME", "PATH_INFO"),
+        section="Proxies",
+        flags=("--forwarder-headers",),
+        doc="Fields with underscores that a believed proxy may set. SCRIPT_NAME becomes the variable of that name, "
+        "the others HTTP_ and the name.",
+    )
+    header_map: str = setting(
+        kinds.Choice("drop", "refuse", "dangerous"),
+        default="drop",
+        section="Proxies",
+        flags=("--header-map",),
+        doc="What to do with other header fields that have an underscore in their names. `X_A` and `X-A` are one variable, so "
+        "they are dropped; `refuse` answers 400, `dangerous` lets them be the variable.",
+    )
     errorlog: str = setting(
         kinds.Path(example="/var/log/arbiter/error.log", dash="standard error"),
         default="-",

@@ -425,6 +425,9 @@ def load_application(order: Order | TemplateOrder) -> Any:
         BootError: it can't be had.
     """
     settings = order.settings
+    if order.kind == "async" and (settings.certfile or settings.proxy_protocol != "off"):
+        why = "the async worker speaks neither TLS nor the PROXY protocol yet: leave certfile and proxy_protocol out"
+        raise BootError(Failed("looking at the settings", why, "", Exit.START))
     if settings.certfile:
         _read_keys(order)
     worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read

@@ -67,6 +67,7 @@ class Client(SocketTransport):
         "_file",
         "_late",
         "_room",
+        "address",
         "answered",
         "armed",
         "booked",
@@ -76,6 +77,7 @@ class Client(SocketTransport):
         "fd",
         "host",
         "http",
+        "is_trusted",
         "mark",
         "name",
         "notch",
@@ -103,13 +105,7 @@ class Client(SocketTransport):
         """
         super().__init__(client, patience=patience, phase=_nobody)
         self.fd = client.fileno()
-        self.host: str = ""
-        """Its address; empty on a unix socket, as is the port."""
-        self.port = ""
-        if isinstance(address, tuple):
-            self.host, self.port = address[0], str(address[1])
-        self.name = client_name(address)
-        """On the scoreboard."""
+        self.meet(address)
         self.environ = environ
         self.http = http
         self.opening: Opening | None = None
@@ -137,6 +133,19 @@ class Client(SocketTransport):
         self._room = room
         self._late = bytearray()
         self._file: _File | None = None
+
+    def meet(self, address: Any) -> None:
+        """Its address, as ``accept()`` gives it, or as a proxy does."""
+        self.address = address
+        self.host: str = ""
+        """Empty on a unix socket, as is the port."""
+        self.port = ""
+        if isinstance(address, tuple):
+            self.host, self.port = address[0], str(address[1])
+        self.name = client_name(address)
+        """On the scoreboard."""
+        self.is_trusted = False
+        """What it says of those who stand behind it is believed."""
 
     @property
     def moved(self) -> int:

@@ -19,8 +19,11 @@ from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.opening import Opening
+from arbiter.workers.protocols.forwarded import Forwarding
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
+from arbiter.workers.protocols.proxy import ProxyReader
+from arbiter.workers.protocols.trust import Trust, plain_host
 from arbiter.workers.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -41,6 +44,14 @@ class GatewayWorker(Worker):
         super().__init__(order, with_health(app, path, lambda: self.draining or self.retiring) if path else app)
         settings = self.settings
         self._tls = self._prepare_tls() if settings.certfile else None
+        self._header_senders = Trust(settings.proxy_allow_ips) if settings.proxy_protocol != "off" else None
+        self.forwarding = Forwarding(
+            Trust(settings.forwarded_allow_ips),
+            facts=settings.forwarded_facts,
+            scheme_headers=settings.secure_scheme_headers,
+            forwarder_headers=settings.forwarder_headers,
+            header_map=settings.header_map,
+        )
         self._parse = head_parser(settings.http)
         self._limits = Limits.of(
             request_line=settings.limit_request_line,
@@ -81,6 +92,8 @@ class GatewayWorker(Worker):
         family, environ = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
+        if family == socket.AF_INET6:
+            address = (plain_host(address[0]), *address[1:])
         return client, address, environ
 
     def tell_cancelled(self, request: str, stack: str) -> None:
@@ -101,15 +114,24 @@ class GatewayWorker(Worker):
             tls.when_unreadable = lambda why: self.say(Spent(why))
         return tls
 
-    def opening(self, client: socket.SocketType) -> Opening | None:
+    def opening(self, client: socket.SocketType, address: Any) -> Opening | None:
         """What comes before HTTP on a connection that was just accepted; None: nothing."""
-        return Opening(client, None, self._tls) if self._tls else None
+        reader = None
+        if self._header_senders and self._header_senders.covers(address[0] if address else ""):
+            reader = ProxyReader(self.settings.proxy_protocol)
+        return Opening(client, reader, self._tls) if reader or self._tls else None
 
-    def opened(self, opening: Opening, environ: dict[str, Any]) -> dict[str, Any]:
-        """The environ of its listener with what an opening has shown of the connection."""
+    def opened(self, opening: Opening, address: Any, environ: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The client's address, and the environ of its listener, with what an opening has shown of the connection."""
         if self._tls and opening.secured:
-            return {**environ, "wsgi.url_scheme": "https", **self._tls.facts(opening.secured.tls)}
-        return environ
+            environ = {**environ, "wsgi.url_scheme": "https", **self._tls.facts(opening.secured.tls)}
+        if proxied := opening.proxied:
+            environ = {**environ, "PROXY_PROTOCOL": proxied.protocol}
+            if proxied.destination:
+                environ["PROXY_ADDR"], environ["PROXY_PORT"] = proxied.destination.host, str(proxied.destination.port)
+            if proxied.source:
+                address = (plain_host(proxied.source.host), proxied.source.port)
+        return address, environ
 
     def tell_refused(self, refusal: Refusal, host: str) -> None:
         """Log that a request was not let through; `host` is empty for a unix socket's."""

@@ -16,7 +16,7 @@ from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
-from arbiter.workers.interfaces.wsgi_environ import add_peer
+from arbiter.workers.interfaces.wsgi_environ import add_peer, add_told
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
@@ -87,17 +87,19 @@ class SyncWorker(GatewayWorker):
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
         try:
-            if opening := self.opening(client):
+            if opening := self.opening(client, address):
                 if not self._open(opening, transport):
                     return
-                environ = self.opened(opening, environ)
+                address, environ = self.opened(opening, address, environ)
+                connection.feed(opening.received)
             request = self._read_head(transport, connection)
+            if request is None:
+                return
+            told = self.forwarding.read(request, trusted=self.forwarding.trusts(address[0] if address else ""))
         except Refusal as refusal:
             self._refuse(refusal, address, transport)
             return
         except OSError:
-            return
-        if request is None:
             return
         started = time.monotonic()
         self.row.begin(request.method, request.target, client_name(address))
@@ -105,6 +107,9 @@ class SyncWorker(GatewayWorker):
             transport.last = started + self.settings.timeout * _SHARE
         environ = environ.copy()
         add_peer(environ, address)
+        if told is not None:
+            add_told(environ, told)
+            request = told.applied(request)
         cpu = self.prepare_access(request, environ) if self.access_log else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
@@ -169,8 +174,10 @@ class SyncWorker(GatewayWorker):
             Refusal: it is not let through, or took too long.
             Disconnected: the connection is broken.
         """
-        data = transport.receive_now()
         deadline = 0.0
+        if connection.pending and (request := connection.next_request()):
+            return request  # it came with what was before HTTP
+        data = transport.receive_now()
         while True:
             if data is None:
                 if not deadline:

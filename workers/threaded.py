@@ -26,6 +26,7 @@ from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing
 from arbiter.workers.crew import Crew
 from arbiter.workers.gateway import LINGER, GatewayWorker
+from arbiter.workers.interfaces.wsgi_environ import add_told
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from arbiter.workers.contract import Order, Row
     from arbiter.workers.interfaces.wsgi import Exchange
     from arbiter.workers.opening import Opening
+    from arbiter.workers.protocols.forwarded import Told
     from arbiter.workers.protocols.policy import Request
 
 # A member read from its class costs ten globals.
@@ -235,7 +237,8 @@ class ThreadedWorker(GatewayWorker):
             self._poller.add(client)
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
         client.since = monotonic()
-        client.opening = self.opening(accepted[0])
+        client.is_trusted = self.forwarding.trusts(client.host)
+        client.opening = self.opening(accepted[0], client.address)
         if client.opening is not None:
             client.stage = _OPENING
         client.deadline = client.since + self._patience[client.stage]
@@ -250,7 +253,9 @@ class ThreadedWorker(GatewayWorker):
         client.opening = None
         if opening.secured:
             client.secure(opening.secured)
-        client.environ = self.opened(opening, client.environ)
+        address, client.environ = self.opened(opening, client.address, client.environ)
+        client.meet(address)
+        client.is_trusted = self.forwarding.trusts(client.host)
         client.stage = _FRESH
         client.deadline = monotonic() + self._patience[_FRESH]
         if opening.received:
@@ -281,12 +286,13 @@ class ThreadedWorker(GatewayWorker):
                     return
             if request.length and not self._has_body(client, request):
                 return
+            told = self.forwarding.read(request, trusted=client.is_trusted)
         except Refusal as refusal:
             self._refuse(seat, client, refusal)
         except OSError:
             self._poller.close(client)
         else:
-            self._answer(seat, client, request)
+            self._answer(seat, client, request, told)
 
     def _has_body(self, client: Client, request: Request) -> bool:
         """Whether so much of the body is here that the application may begin; else the client waits, or is gone."""
@@ -307,7 +313,7 @@ class ThreadedWorker(GatewayWorker):
         client.request = None
         return True
 
-    def _answer(self, seat: _Seat, client: Client, request: Request) -> None:
+    def _answer(self, seat: _Seat, client: Client, request: Request, told: Told | None) -> None:
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
         started = monotonic()
@@ -317,6 +323,9 @@ class ThreadedWorker(GatewayWorker):
         environ["REMOTE_ADDR"] = client.host
         if client.port:
             environ["REMOTE_PORT"] = client.port
+        if told is not None:
+            add_told(environ, told)
+            request = told.applied(request)
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
         cpu = self.prepare_access(request, environ) if self.access_log else 0

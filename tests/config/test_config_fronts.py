@@ -20,6 +20,15 @@ READINGS: list[tuple[Kind[Any], object, object]] = [
     (fronts.Networks(), ["10.0.0.0/8", "2001:DB8::/32"], ("10.0.0.0/8", "2001:db8::/32")),
     (fronts.Networks(), "*", ("*",)),
     (fronts.Networks(), "", ()),
+    (fronts.ProxyMode(), True, "auto"),
+    (fronts.ProxyMode(), "V2", "v2"),
+    (fronts.ProxyMode(), False, "off"),
+    (fronts.Words("for", "proto"), "Proto,for", ("for", "proto")),
+    (fronts.Words("for", "proto"), [], ()),
+    (fronts.FieldNames(), "script_name,*", ("SCRIPT_NAME", "*")),
+    (fronts.FieldValues(), {"x-forwarded-proto": "https"}, (("X-FORWARDED-PROTO", "https"),)),
+    (fronts.FieldValues(), "A=1,B=2", (("A", "1"), ("B", "2"))),
+    (fronts.FieldValues(), {}, ()),
     (fronts.Verification(), "required", "required"),
     (fronts.Verification(), "CERT_OPTIONAL", "optional"),
     (fronts.Verification(), ssl.CERT_REQUIRED, "required"),
@@ -34,6 +43,10 @@ READINGS: list[tuple[Kind[Any], object, object]] = [
 ]
 REFUSED: list[tuple[Kind[Any], object]] = [
     *((fronts.Networks(), raw) for raw in ("localhost", "10.0.0.1/8", "1.2.3", ["*", 1], "1.2.3.4:80")),
+    *((fronts.ProxyMode(), raw) for raw in ("v3", 1, None)),
+    *((fronts.Words("for", "proto"), raw) for raw in ("by", 3)),
+    *((fronts.FieldNames(), raw) for raw in ("a b", 3)),
+    *((fronts.FieldValues(), raw) for raw in ("A", "A=", "=1", {"A": 1}, {"A": "\n"}, {"A": "1,2"})),
     *((fronts.Verification(), raw) for raw in (3, True, "maybe", None)),
     *(
         (fronts.NamedCertificates(), raw)

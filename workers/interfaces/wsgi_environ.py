@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from arbiter.workers.contract import Log
+    from arbiter.workers.protocols.forwarded import Told
     from arbiter.workers.protocols.policy import Request
 
 _keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
@@ -96,6 +97,25 @@ def add_peer(environ: dict[str, Any], address: object) -> None:
         environ["REMOTE_PORT"] = str(address[1])
     else:
         environ["REMOTE_ADDR"] = ""
+
+
+def add_told(environ: dict[str, Any], told: Told) -> None:
+    """Add what proxies say of a request, before the request itself."""
+    if told.client:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = told.client.host, str(told.client.port)
+    if told.scheme:
+        environ["wsgi.url_scheme"] = told.scheme
+        if told.scheme == "https":
+            environ["HTTPS"] = "on"
+        else:
+            environ.pop("HTTPS", None)
+    if told.port:
+        environ["SERVER_PORT"] = told.port
+    if told.prefix:
+        environ["SCRIPT_NAME"] = told.prefix
+    if told.variables:
+        environ.update(told.variables)
+        environ["SCRIPT_NAME"] = environ.pop("HTTP_SCRIPT_NAME", environ["SCRIPT_NAME"])
 
 
 def add_request(environ: dict[str, Any], request: Request, body: object) -> None:
