@@ -27,10 +27,12 @@ from arbiter.config.addresses import Address, Scheme, parse_address
 from arbiter.errors import StartError, why
 from arbiter.sockets import (
     STORE_PREFIX,
+    Form,
     advice,
     bind_beside,
     bind_tcp,
     display,
+    give,
     identity,
     is_at,
     is_shared,
@@ -111,13 +113,13 @@ class Listeners:
         """The sockets of a .socket unit; where there are any, they are what is listened on, whatever `bind` says."""
         return tuple(self._activated)
 
-    def get(self, addresses: Iterable[Address], backlog: int, umask: int, share: int = 0) -> tuple[Group, ...]:
+    def get(self, addresses: Iterable[Address], backlog: int, form: Form, share: int = 0) -> tuple[Group, ...]:
         """Listening, non-blocking sockets for each address: those that are open already, or new ones.
 
         Args:
             addresses: as in `bind`.
             backlog: of each socket.
-            umask: for the files of Unix sockets.
+            form: of what is made anew.
             share: how many sockets a TCP address is to have, at least; 0: one, at a port that can't be shared.
 
         Raises:
@@ -128,10 +130,10 @@ class Listeners:
         try:
             for address in wanted:
                 if address not in before:
-                    self._open[address] = self._bind(address, backlog, umask, share=share)
+                    self._open[address] = self._bind(address, backlog, form, share=share)
                 elif self._has_lost_its_file(address):
                     # Who waits in the socket that can't be reached any more is served; it is one of a group from now on.
-                    self._open[address] += self._bind(address, backlog, umask, share=share)
+                    self._open[address] += self._bind(address, backlog, form, share=share)
                 self._open[address] = self._grow(address, backlog, min(share, MOST), is_served=address in before)
         except BaseException:
             self.keep_only([tuple(before.values())])
@@ -275,7 +277,7 @@ class Listeners:
         """Where the sockets really are, as URLs or as given: the kernel has chosen what was port 0."""
         return [display(address, group[0]) for address, group in self._open.items()]
 
-    def _bind(self, address: Address, backlog: int, umask: int, *, share: int) -> Group:
+    def _bind(self, address: Address, backlog: int, form: Form, *, share: int) -> Group:
         try:
             if address in self._activated:
                 group: Group = (self._activated[address],)
@@ -287,12 +289,12 @@ class Listeners:
             elif returned := self._take_returned(address):
                 group = returned
             elif address.scheme is Scheme.UNIX:
-                group = (self._bind_unix(address, umask),)
+                group = (self._bind_unix(address, form),)
             elif address.scheme is Scheme.FD:
                 group = (socket.socket(fileno=os.dup(address.fd)),)
                 self._lent.add(address)
             else:
-                group = (bind_tcp(address, shared=share > 0),)
+                group = (bind_tcp(address, shared=share > 0, ipv6_only=form.ipv6_only or address.port in form.ipv4_ports),)
             for listener in group:
                 if self.outlives(address) and not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     listener.close()
@@ -341,21 +343,23 @@ class Listeners:
         self._returned = [returned for returned in self._returned if returned not in found]
         return tuple(listener for _, listener in found)
 
-    def _bind_unix(self, address: Address, umask: int) -> socket.socket:
+    def _bind_unix(self, address: Address, form: Form) -> socket.socket:
         path = f"\0{address.path[1:]}" if address.is_abstract else address.path
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if not address.is_abstract:
                 remove_if_stale(path)
-            before = os.umask(umask)
+            before = os.umask(form.umask if form.mode is None else 0o777 & ~form.mode)
             try:
                 listener.bind(path)
             finally:
                 os.umask(before)
             if not address.is_abstract:
                 self._files[address] = identity(path)
+                give(path, form.owner)
         except BaseException:
             listener.close()
+            self._remove_file(address)
             raise
         return listener
 

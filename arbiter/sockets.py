@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import array
 import errno
+import grp
 import os
+import pwd
 import socket
 import stat
 import struct
 import sys
 import zlib
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arbiter.config.addresses import Address, Scheme
+
+if TYPE_CHECKING:
+    from arbiter.config.schema import Settings
 
 STORE_PREFIX: Final = "arbiter-"
 """How the names of the sockets begin that we put into systemd's store ourselves."""
@@ -57,20 +62,59 @@ def _attach(listener: socket.socket, option: int, program: bytes) -> None:
     listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("HL", len(program) // 8, memory.buffer_info()[0]))
 
 
-def bind_tcp(address: Address, *, shared: bool) -> socket.socket:
+class Form(NamedTuple):
+    """How sockets are to be that are made anew."""
+
+    umask: int
+    mode: int | None
+    """Of Unix sockets' files; None: by `umask`."""
+    owner: str | None
+    """Of the same: ``user:group``, either of which may be missing."""
+    ipv6_only: bool
+    ipv4_ports: frozenset[int]
+    """A socket for all of IPv6 leaves IPv4 alone on these, which have sockets of their own."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Form:
+        """As the settings say."""
+        ports = frozenset(address.port for address in settings.bind if address.scheme is Scheme.TCP and ":" not in address.host)
+        return cls(settings.umask, settings.unix_socket_mode, settings.unix_socket_owner, settings.ipv6_only, ports)
+
+
+def give(path: str, owner: str | None) -> None:
+    """Make somebody the owner of a file.
+
+    Raises:
+        OSError: there is no such user or group, or the kernel refuses.
+    """
+    if owner is None:
+        return
+    user, _, group = owner.partition(":")
+    try:
+        uid = -1 if not user else int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OSError(errno.EINVAL, f"there is no user or group {owner!r} (unix_socket_owner)") from None
+    os.chown(path, uid, gid)
+
+
+def bind_tcp(address: Address, *, shared: bool, ipv6_only: bool = False) -> socket.socket:
     """A bound socket; `shared`: more may be bound beside it (SO_REUSEPORT), by us."""
     family, where = _resolve(address)
     if shared and address.port:
         # The kernel would let us in beside another service of the same user, and give us half of its connections.
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
             probe.bind(where)
-    return _bind(family, where, shared=shared)
+    return _bind(family, where, shared=shared, ipv6_only=ipv6_only)
 
 
 def bind_beside(listener: socket.socket) -> socket.socket:
     """One more socket at the port of a shared one."""
-    return _bind(listener.family, listener.getsockname(), shared=True)
+    only = listener.family == socket.AF_INET6 and bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    return _bind(listener.family, listener.getsockname(), shared=True, ipv6_only=only)
 
 
 def is_shared(listener: socket.socket) -> bool:
@@ -78,12 +122,14 @@ def is_shared(listener: socket.socket) -> bool:
     return listener.family != socket.AF_UNIX and bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
-def _bind(family: socket.AddressFamily | int, where: object, *, shared: bool) -> socket.socket:
+def _bind(family: socket.AddressFamily | int, where: object, *, shared: bool, ipv6_only: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
         listener.bind(where)  # type: ignore[arg-type]  # as getaddrinfo or getsockname gave it
     except BaseException:
         listener.close()

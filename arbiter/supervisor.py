@@ -30,7 +30,7 @@ from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
 from arbiter.scoreboard import ROWS
 from arbiter.signals import Command, Cut, cutting
-from arbiter.sockets import queue_length
+from arbiter.sockets import Form, queue_length
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
@@ -321,7 +321,7 @@ class Supervisor:
             number=self._number,
             settings=settings,
             kind=_kind(settings),
-            groups=self._listeners.get(settings.bind, settings.backlog, settings.umask, _share(settings)),
+            groups=self._listeners.get(settings.bind, settings.backlog, Form.of(settings), _share(settings)),
             log=log,
             access=access,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),

@@ -140,6 +140,30 @@ class Settings:
         "(every IPv4 address), `port` (127.0.0.1), `unix:/path`, `unix:@abstract`, `fd://N` (a socket that was "
         "inherited). Port 0 lets the kernel choose.",
     )
+    unix_socket_mode: int | None = setting(
+        kinds.Nullable(kinds.Mode()),
+        default=None,
+        default_text="by umask",
+        section="Sockets",
+        flags=("--unix-socket-mode",),
+        doc="The mode of Unix sockets' files, in octal. Who may write may connect. Without it, `umask` says which.",
+    )
+    unix_socket_owner: str | None = setting(
+        kinds.Nullable(kinds.Text(example="www-data:www-data")),
+        default=None,
+        default_text="the starter",
+        section="Sockets",
+        flags=("--unix-socket-owner",),
+        doc="The owner of Unix sockets' files. As chown(1) takes it: `user`, `user:group` or `:group`, names or numbers.",
+    )
+    ipv6_only: bool = setting(
+        kinds.Boolean(),
+        default=False,
+        section="Sockets",
+        flags=("--ipv6-only",),
+        doc="Take IPv6 clients only at an address like [::]:8000. Otherwise those of IPv4 come in as well, unless `bind` has "
+        "an IPv4 address with the same port.",
+    )
     backlog: int = setting(
         kinds.Whole(1, _INT_MAX, example=2048),
         default=2048,
@@ -237,6 +261,15 @@ class Settings:
         flags=("--cancel-on-disconnect",),
         doc="Cancel the task of an ASGI request whose client has gone. Without it the application learns of it when it next "
         "receives (`http.disconnect`) or sends (an OSError).",
+    )
+    limit_connections_per_address: int = setting(
+        kinds.Whole(example=100),
+        default=0,
+        default_text="no limit",
+        section="Workers",
+        flags=("--limit-connections-per-address",),
+        doc="Connections that one address may have open with one threaded worker. More are answered with 503. Behind a proxy "
+        "all come from its address, unless it speaks the PROXY protocol. 0: no limit.",
     )
     min_uptime: float = setting(
         kinds.Duration(example="5s"),
@@ -426,6 +459,16 @@ class Settings:
         flags=("--loop-lag-warning",),
         doc="Log what blocks an async worker's event loop for so long. The stack of it is shown. `timeout` replaces a worker "
         "whose loop stays blocked. 0: never.",
+    )
+    queue_timeout: float = setting(
+        kinds.Duration(example="5s"),
+        default=0.0,
+        section="Deadlines",
+        flags=("--queue-timeout",),
+        doc="How long a request may have waited for a worker. One that has waited longer is answered with 503 and Retry-After, "
+        "without the application: whoever sent it has given up, or will ask again. The wait is what the kernel knows of it "
+        "(TCP only), or since the X-Request-Start or X-Queue-Start of a proxy in `forwarded_allow_ips`, if that is longer. "
+        "0: for ever.",
     )
     graceful_timeout: float = setting(
         kinds.Duration(example="30s"),
@@ -715,6 +758,22 @@ class Settings:
         "X-Forwarded-For that is not a believed proxy's; `proto`: the scheme, in Forwarded; `host`, `port`, `prefix`: "
         "HTTP_HOST, SERVER_PORT and SCRIPT_NAME, only for a proxy that sets these fields itself. Without `for`, REMOTE_ADDR is "
         "the proxy's, as in Gunicorn.",
+    )
+    protocol: str = setting(
+        kinds.Choice("http", "uwsgi"),
+        default="http",
+        section="Proxies",
+        flags=("--protocol",),
+        doc="What is spoken on every address. `uwsgi` is the protocol of nginx's `uwsgi_pass`; each connection has one "
+        "request. Sync and threaded workers speak it. See docs/proxies.md.",
+    )
+    uwsgi_allow_ips: tuple[str, ...] = setting(
+        fronts.Networks(),
+        default=("127.0.0.1", "::1"),
+        section="Proxies",
+        flags=("--uwsgi-allow-from",),
+        doc="Peers that may speak the uwsgi protocol. Addresses and networks, or `*`; others are answered with 403. Unix "
+        "sockets always count.",
     )
     secure_scheme_headers: tuple[tuple[str, str], ...] = setting(
         fronts.FieldValues(),

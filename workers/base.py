@@ -50,6 +50,7 @@ from arbiter.workers.contract import (
 )
 from arbiter.workers.privileges import drop
 from arbiter.workers.protocols.policy import Refusal
+from arbiter.workers.transport import queue_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,8 +211,7 @@ class Worker(ABC):
         after accept that is the time that nobody had for it. Unix sockets have no such thing.
         """
         if self._measures_waits and client.family != socket.AF_UNIX:
-            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
-            self.row.waited(1000 * int.from_bytes(info[52:56], sys.byteorder))
+            self.row.waited(int(queue_wait(client) * 1e6))
 
     def ask_for_successor(self) -> None:
         """A hook has set worker.alive = False."""
@@ -425,8 +425,8 @@ def load_application(order: Order | TemplateOrder) -> Any:
         BootError: it can't be had.
     """
     settings = order.settings
-    if order.kind == "async" and (settings.certfile or settings.proxy_protocol != "off"):
-        why = "the async worker speaks neither TLS nor the PROXY protocol yet: leave certfile and proxy_protocol out"
+    if order.kind == "async" and (settings.proxy_protocol != "off" or settings.protocol != "http"):
+        why = "the async worker speaks neither the PROXY nor the uwsgi protocol: set proxy_protocol = off, protocol = http"
         raise BootError(Failed("looking at the settings", why, "", Exit.START))
     if settings.certfile:
         _read_keys(order)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.protocols.http1 import READ_SIZE
-from arbiter.workers.transport import SocketTransport
+from arbiter.workers.transport import SocketTransport, queue_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class Client(SocketTransport):
     """An accepted connection."""
 
     __slots__ = (
+        "_client",
         "_file",
         "_late",
         "_room",
@@ -87,6 +88,7 @@ class Client(SocketTransport):
         "request",
         "since",
         "stage",
+        "waited",
         "wanted",
     )
 
@@ -106,6 +108,9 @@ class Client(SocketTransport):
         super().__init__(client, patience=patience, phase=_nobody)
         self.fd = client.fileno()
         self.meet(address)
+        self.waited = 0.0
+        """Seconds that its request lay in the kernel."""
+        self._client = client
         self.environ = environ
         self.http = http
         self.opening: Opening | None = None
@@ -146,6 +151,10 @@ class Client(SocketTransport):
         """On the scoreboard."""
         self.is_trusted = False
         """What it says of those who stand behind it is believed."""
+
+    def wait(self) -> float:
+        """Seconds that what it has sent lay in the kernel, as far as known; 0.0 if it has sent nothing."""
+        return queue_wait(self._client) if self.unread else 0.0
 
     @property
     def moved(self) -> int:

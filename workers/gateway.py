@@ -16,19 +16,22 @@ from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
-from arbiter.workers.interfaces.wsgi_environ import ErrorStream, listener_environ, worker_environ
+from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_told, add_variables, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.forwarded import Forwarding
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
+from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.proxy import ProxyReader
 from arbiter.workers.protocols.trust import Trust, plain_host
+from arbiter.workers.protocols.uwsgi import UwsgiConnection
 from arbiter.workers.warmup import warm_up
 
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
-    from arbiter.workers.protocols.policy import Refusal, Request
+    from arbiter.workers.protocols.forwarded import Told
+    from arbiter.workers.protocols.policy import Request
     from arbiter.workers.tls import Tls
 
 LINGER: Final = 2.0
@@ -52,6 +55,9 @@ class GatewayWorker(Worker):
             forwarder_headers=settings.forwarder_headers,
             header_map=settings.header_map,
         )
+        self._uwsgi_peers = Trust(settings.uwsgi_allow_ips) if settings.protocol == "uwsgi" else None
+        self._connection_class = UwsgiConnection if self._uwsgi_peers else Connection
+        self.queue_timeout = settings.queue_timeout
         self._parse = head_parser(settings.http)
         self._limits = Limits.of(
             request_line=settings.limit_request_line,
@@ -82,7 +88,7 @@ class GatewayWorker(Worker):
 
     def connection(self) -> Connection:
         """A new connection, as HTTP sees it."""
-        return Connection(self._parse, self._limits)
+        return self._connection_class(self._parse, self._limits)
 
     def accept(self, listener: socket.socket) -> tuple[socket.SocketType, Any, dict[str, Any]] | None:
         """A connection that waits, its address and the environ of its listener; None if there is none or it can't be had."""
@@ -95,6 +101,39 @@ class GatewayWorker(Worker):
         if family == socket.AF_INET6:
             address = (plain_host(address[0]), *address[1:])
         return client, address, environ
+
+    def judge(self, request: Request, host: str, waited: float, *, trusted: bool) -> Told | None:
+        """What proxies say of a request that the application is about to get; None: nothing.
+
+        Args:
+            request: as it came.
+            host: the peer's; empty on a unix socket.
+            waited: seconds that it lay in the kernel, as far as known.
+            trusted: `forwarding` trusts the peer.
+
+        Raises:
+            Refusal: the application does not get it.
+        """
+        if self._uwsgi_peers:  # what the front end says is in its variables, and the fields are its client's
+            if not self._uwsgi_peers.covers(host):
+                raise Refusal(403, "This peer may not speak the uwsgi protocol.")
+            trusted = False
+        told = self.forwarding.read(request, trusted=trusted)
+        if self.queue_timeout:
+            if told is not None and told.began:
+                waited = max(waited, time.time() - told.began)
+            if waited > self.queue_timeout:
+                raise Refusal(503, "The server is overloaded.", retry_after=max(1, round(self.queue_timeout)))
+        return told
+
+    def introduce(self, environ: dict[str, Any], http: Connection, request: Request, told: Told | None) -> Request:
+        """Add what front ends and proxies say to an environ; the request to be served."""
+        if http.variables:
+            add_variables(environ, http.variables)
+        if told is None:
+            return request
+        add_told(environ, told)
+        return told.applied(request)
 
     def tell_cancelled(self, request: str, stack: str) -> None:
         """Log that a request has been cancelled; `request` is a sentence's subject, `stack` what it was at."""

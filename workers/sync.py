@@ -16,11 +16,11 @@ from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
-from arbiter.workers.interfaces.wsgi_environ import add_peer, add_told
+from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
-from arbiter.workers.transport import SocketTransport
+from arbiter.workers.transport import SocketTransport, queue_wait
 
 if TYPE_CHECKING:
     import socket
@@ -86,6 +86,7 @@ class SyncWorker(GatewayWorker):
         """Read one request, have it answered, and leave the connection ready to be closed."""
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
+        waited = queue_wait(client) if self.queue_timeout and transport.unread else 0.0
         try:
             if opening := self.opening(client, address):
                 if not self._open(opening, transport):
@@ -95,7 +96,8 @@ class SyncWorker(GatewayWorker):
             request = self._read_head(transport, connection)
             if request is None:
                 return
-            told = self.forwarding.read(request, trusted=self.forwarding.trusts(address[0] if address else ""))
+            host = address[0] if address else ""
+            told = self.judge(request, host, waited, trusted=self.forwarding.trusts(host))
         except Refusal as refusal:
             self._refuse(refusal, address, transport)
             return
@@ -107,9 +109,7 @@ class SyncWorker(GatewayWorker):
             transport.last = started + self.settings.timeout * _SHARE
         environ = environ.copy()
         add_peer(environ, address)
-        if told is not None:
-            add_told(environ, told)
-            request = told.applied(request)
+        request = self.introduce(environ, connection, request, told)
         cpu = self.prepare_access(request, environ) if self.access_log else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)

@@ -26,7 +26,6 @@ from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing
 from arbiter.workers.crew import Crew
 from arbiter.workers.gateway import LINGER, GatewayWorker
-from arbiter.workers.interfaces.wsgi_environ import add_told
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
@@ -53,6 +52,7 @@ _LAST_TURNS: Final = 0.02
 _QUIET: Final = 0.3
 """Seconds that a connection must have been idle before a retiring worker closes it. Who has just had a response, or has just
 connected, may be sending: it gets its answer, and is told to close with it. Others are not waited for."""
+_TOO_MANY: Final = Refusal(503, "This address has too many connections.")
 _MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
 _SPARE: Final = 1024
 """Descriptors besides those of connections: the application's files and sockets. As many as it would have without us."""
@@ -92,6 +92,7 @@ class ThreadedWorker(GatewayWorker):
         self._reported: set[_Seat] = set()
         self._limit = settings.request_timeout
         self._keepalive = settings.keepalive
+        self._per_address = settings.limit_connections_per_address
         self._patience = {
             _FRESH: settings.head_timeout,
             _KEPT: settings.keepalive,
@@ -137,12 +138,17 @@ class ThreadedWorker(GatewayWorker):
 
     def _is_needed(self) -> bool:
         """Whether a retiring worker has anybody to serve."""
+        now = monotonic()
         with self._door:
             if self._accepting:
-                self._accepting = self.last and self._poller.is_knocked()
-                if not self._accepting:
+                if not self.last:
                     self._poller.stop_listening()
-            now = monotonic()
+                # The kernel wakes one worker for a connection: this one may have been the one, and must not leave it behind.
+                self._accepting = self._poller.is_knocked() and (self.last or now < self.retired_at + _QUIET)
+                if self._accepting:
+                    self._crew.queue.extend(self.listeners)
+                else:
+                    self._poller.stop_listening()
             lost = sum(seat.limit.is_lost(now) for seat in self._seats)
             return self._accepting or len(self._poller.clients) > lost
 
@@ -225,7 +231,7 @@ class ThreadedWorker(GatewayWorker):
     def _accept(self, seat: _Seat, listener: socket.socket) -> None:
         """Serve one connection of `listener`, if there is one."""
         with self._door:
-            if not self._accepting or (self.retiring and not self.last):
+            if not self._accepting:
                 return
             if len(self._poller.clients) >= self._poller.bound:
                 self._poller.stop_listening(BREATH)
@@ -235,14 +241,23 @@ class ThreadedWorker(GatewayWorker):
                 return
             client = Client(*accepted, self.connection(), self._patience[_BODY], self.settings.response_buffer)
             self._poller.add(client)
+            is_one_too_many = self._per_address and self._count_of(client.host) > self._per_address
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
         client.since = monotonic()
         client.is_trusted = self.forwarding.trusts(client.host)
         client.opening = self.opening(accepted[0], client.address)
+        if is_one_too_many and client.opening is None:
+            self._refuse(seat, client, _TOO_MANY)
+            return
         if client.opening is not None:
             client.stage = _OPENING
+            client.waited = client.wait() if self.queue_timeout else 0.0
         client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
+
+    def _count_of(self, host: str) -> int:
+        """Connections of an address; none of a unix socket's peer."""
+        return sum(client.host == host for client in list(self._poller.clients.values())) if host else 0
 
     def _open(self, client: Client, opening: Opening) -> bool:
         """Go on with what comes before HTTP; whether that is over."""
@@ -261,6 +276,8 @@ class ThreadedWorker(GatewayWorker):
         if opening.received:
             client.http.feed(opening.received)
             client.stage = _PIPELINED
+        if self._per_address and self._count_of(client.host) > self._per_address:
+            raise _TOO_MANY
         return True
 
     def _advance(self, seat: _Seat, client: Client) -> None:
@@ -270,6 +287,8 @@ class ThreadedWorker(GatewayWorker):
             if client.opening is not None and not self._open(client, client.opening):
                 return
             if client.stage is not _PIPELINED:
+                if self.queue_timeout and (client.stage is _KEPT or client.stage is _FRESH):
+                    client.waited = max(client.waited, client.wait())
                 data = client.receive_now()
                 if not data:
                     if data is None:
@@ -286,7 +305,7 @@ class ThreadedWorker(GatewayWorker):
                     return
             if request.length and not self._has_body(client, request):
                 return
-            told = self.forwarding.read(request, trusted=client.is_trusted)
+            told = self.judge(request, client.host, client.waited, trusted=client.is_trusted)
         except Refusal as refusal:
             self._refuse(seat, client, refusal)
         except OSError:
@@ -317,15 +336,14 @@ class ThreadedWorker(GatewayWorker):
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
         started = monotonic()
+        client.waited = 0.0
         row.begin(request.method, request.target, client.name)
         client.begin(seat.phase)
         environ = client.environ.copy()
         environ["REMOTE_ADDR"] = client.host
         if client.port:
             environ["REMOTE_PORT"] = client.port
-        if told is not None:
-            add_told(environ, told)
-            request = told.applied(request)
+        request = self.introduce(environ, client.http, request, told)
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
         cpu = self.prepare_access(request, environ) if self.access_log else 0

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 import time
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,14 @@ ever. With 30 s that is 550 bytes/s, the least that Apache's mod_reqtimeout asks
 
 _JOINED: Final = 64 * 1024
 """Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
+
+
+def queue_wait(client: socket.SocketType) -> float:
+    """Seconds since the last bytes of a client came, or since it connected; 0.0 on a unix socket. See `Worker.note_wait`."""
+    if client.family == socket.AF_UNIX:
+        return 0.0
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    return int.from_bytes(info[52:56], sys.byteorder) / 1000
 
 
 class SocketTransport:

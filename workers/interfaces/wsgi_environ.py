@@ -9,7 +9,7 @@ from arbiter.workers.interfaces.wsgi_file import FileWrapper
 from arbiter.workers.protocols.response import SOFTWARE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from arbiter.workers.contract import Log
     from arbiter.workers.protocols.forwarded import Told
@@ -116,6 +116,14 @@ def add_told(environ: dict[str, Any], told: Told) -> None:
     if told.variables:
         environ.update(told.variables)
         environ["SCRIPT_NAME"] = environ.pop("HTTP_SCRIPT_NAME", environ["SCRIPT_NAME"])
+
+
+def add_variables(environ: dict[str, Any], variables: Mapping[str, str]) -> None:
+    """Add what a front end says of the connection, before the request itself."""
+    environ.update(variables)
+    if variables.get("HTTPS", "").lower() in ("on", "1") or variables.get("REQUEST_SCHEME") == "https":
+        environ["wsgi.url_scheme"] = "https"
+        environ["HTTPS"] = "on"
 
 
 def add_request(environ: dict[str, Any], request: Request, body: object) -> None:

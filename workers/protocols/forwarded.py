@@ -120,19 +120,13 @@ class Forwarding:
         Raises:
             Refusal: 400.
         """
-        wanted = self._wanted
-        if self._map == "drop" and b"*" not in self._keys:
-            if not trusted:
-                return None
-            for name, _ in request.fields:
-                if name in wanted:
-                    break
-            else:
-                return None
+        if not trusted and self._map == "drop":
+            return None
         key = _TRUSTED if trusted else _OTHERS
-        if key not in request.of_fields:
-            request.of_fields[key] = self._read(request.fields, trusted=trusted)
-        told: Told | None = request.of_fields[key]
+        made = request.of_fields
+        if key not in made:
+            made[key] = self._read(request.fields, trusted=trusted)
+        told: Told | None = made[key]
         return told
 
     def _read(self, fields: list[tuple[bytes, bytes]], *, trusted: bool) -> Told | None:
@@ -242,8 +236,23 @@ def _hops(values: list[bytes]) -> list[Peer | None]:
     return [_node(item.strip(b" \t")) for value in values for item in value.split(b",")]
 
 
+_peers: dict[bytes, Peer | None] = {}
+_PEERS_KEPT: Final = 1024  # a site has some clients at a time; those that make addresses up must not make us grow
+
+
 def _node(value: bytes) -> Peer | None:
     """An address with or without a port (RFC 7239 section 6, and what X-Forwarded-For holds); None for all else."""
+    try:
+        return _peers[value]
+    except KeyError:
+        found = _read_node(value)
+        if len(_peers) >= _PEERS_KEPT:
+            _peers.clear()
+        _peers[value] = found
+        return found
+
+
+def _read_node(value: bytes) -> Peer | None:
     text = value.decode("latin-1")
     match = _V6_NODE.fullmatch(text) or _V4_NODE.fullmatch(text)
     host, port = (match[1], int(match[2] or 0)) if match else (text, 0)

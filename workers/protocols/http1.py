@@ -19,6 +19,7 @@ After a `Refusal` the connection is of no use: send the answer and close.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arbiter.workers.protocols.body import Chunked, Sized
@@ -28,6 +29,7 @@ from arbiter.workers.protocols.policy import CHUNKED, Refusal, Request, admit, r
 
 if TYPE_CHECKING:
     import re
+    from collections.abc import Mapping
 
     from arbiter.workers.protocols.limits import Limits
 
@@ -113,6 +115,9 @@ _END: Final = b"\r\n\r\n"
 
 class Connection:
     """What has been received on one connection and not been taken yet."""
+
+    variables: Mapping[str, str] = MappingProxyType({})
+    """What a front end says of the connection, as keys of the environ: see `uwsgi`."""
 
     __slots__ = ("_ahead", "_at", "_body", "_brief", "_buffer", "_known", "_limits", "_lines", "_parse", "_plain")
 

@@ -29,10 +29,12 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
     `status` is 400, 405, 408, 413, 414, 417, 426, 431, 501 or 505; `reason` is one sentence without a word of the client's.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, retry_after: int = 0) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.retry_after = retry_after
+        """Seconds, for the field of that name; 0: none."""
 
 
 class BadResponseError(ValueError):

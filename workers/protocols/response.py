@@ -173,7 +173,8 @@ _PHRASES: Final = {
 
 def refuse(refusal: Refusal, *, head: bool = False) -> bytes:
     """The whole answer to a request that was not let through; the connection closes after it."""
-    return error(refusal.status, refusal.reason, head=head)
+    extra = b"Retry-After: %d\r\n" % refusal.retry_after if refusal.retry_after else b""
+    return error(refusal.status, refusal.reason, head=head, extra=extra)
 
 
 def error(status: int, reason: str, *, head: bool = False, extra: bytes = b"") -> bytes:
