@@ -104,6 +104,8 @@ class WebSocketConnection(asyncio.Protocol):
         if site.request_timeout:
             exchange.deadline = exchange.started + site.request_timeout
         site.start(exchange, site.websocket_app)
+        if site.retiring:
+            exchange.retire()
         if rest:
             exchange.receive_bytes(rest)
 

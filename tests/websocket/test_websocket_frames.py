@@ -125,7 +125,7 @@ sequences = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
 @given(sequences, st.integers(0, 20), st.lists(st.integers(0, 1 << 30), max_size=8))
 def test_whatever_arrives_in_whatever_pieces_means_what_it_means_to_wsproto(
     frames: list[bytes], cut_off: int, cuts: list[int]
@@ -158,6 +158,22 @@ def test_masks_come_off_payloads_of_all_sizes(payload: bytes, key: bytes) -> Non
 @given(st.text(max_size=200) | st.binary(max_size=200) | st.sampled_from(["a" * 70000, b"b" * 65536, b"c" * 65535]))
 def test_messages_are_framed_as_by_wsproto(message: str | bytes) -> None:
     assert FrameProtocol(client=False, extensions=[]).send_data(message) == WebSocket(LIMIT).message(message)
+
+
+@pytest.mark.parametrize("feeding", [whole, bytewise])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, CLOSE])
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 300, 65536])
+def test_a_frame_without_a_mask_is_refused_whatever_its_length(opcode: int, size: int, feeding: Any) -> None:
+    if opcode in (PING, CLOSE) and size > 125:
+        return
+    for before in (b"", frame(TEXT, b"masked")):
+        *messages, closed = read(
+            WebSocket(LIMIT), feeding(before + frame(opcode, b"a" * size, key=None) + frame(TEXT, b"b" * 9))
+        )
+
+        assert messages == (["masked"] if before else [])
+        assert isinstance(closed, Closed)
+        assert (closed.code, closed.failed) == (1002, True)
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
