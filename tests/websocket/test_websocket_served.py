@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websockets
 from autobahn import CASES, bye
+from certificates import Authority
 from test_websocket_autobahn import Inflated
 from waiting import until
 from websocket_client import RawWebSocket, handshake, open_websocket
@@ -312,6 +313,38 @@ def test_a_library_talks_to_it_with_and_without_compression(arbiter: Arbiter, lo
         return await asyncio.gather(*(talk("deflate" if index % 2 else None) for index in range(10)))
 
     assert sorted(asyncio.run(crowd())) == [""] * 5 + ["permessage-deflate"] * 5
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_it_is_the_same_over_tls(arbiter: Arbiter, loop: str, tmp_path: Path) -> None:
+    """Small and large messages, the scheme, and a violation, whose close frame arrives before the end."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server", "a.example")
+    server = serve(arbiter, "--loop", loop, "--certfile", str(certificate), "--keyfile", str(key))
+    context = authority.client()
+    host, port = server.tcp
+
+    async def talk() -> None:
+        url = f"wss://a.example:{port}"
+        async with websockets.connect(f"{url}/scope", host=host, ssl=context) as client:
+            assert json.loads(await client.recv())["scheme"] == "'wss'"
+        async with websockets.connect(url, host=host, ssl=context, max_size=None) as client:
+            for message in ("small", "x" * 70000, bytes(1 << 21)):
+                await client.send(message)
+                assert await client.recv() == message
+
+    asyncio.run(talk())
+    with (
+        socket.create_connection(server.tcp, timeout=20) as sock,
+        context.wrap_socket(sock, server_hostname="a.example") as tls,
+    ):
+        raw = RawWebSocket(tls)
+        raw.send(handshake())
+        raw.read_head()
+        raw.send(frame(TEXT, b"hello") + frame(3))
+        assert raw.read_frame() == (0x81, b"hello")
+        assert raw.read_frame()[1][:2] == b"\x03\xea"
+        assert raw.rest() == b""
 
 
 # Limits, back-pressure, keep-alive ------------------------------------------------------------------------------------
