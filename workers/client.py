@@ -14,7 +14,8 @@ import os
 import socket
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.interfaces.transport import Disconnected
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
     from arbiter.workers.tlssocket import TlsSocket
+
+
+_MOMENT: Final = 0.001
+"""Seconds until a client that took nothing is asked again, as long as there is room for what the application gives: each
+attempt in vain costs as much as 10 KiB of response."""
 
 
 class Stage(Enum):
@@ -64,6 +70,7 @@ class Client(SocketTransport):
     """An accepted connection."""
 
     __slots__ = (
+        "_again",
         "_client",
         "_file",
         "_late",
@@ -137,6 +144,7 @@ class Client(SocketTransport):
         """It may go on after the response that it is being sent."""
         self._room = room
         self._late = bytearray()
+        self._again = 0.0  # monotonic seconds: when it may be worth while to try to send more
         self._file: _File | None = None
 
     def meet(self, address: Any) -> None:
@@ -176,7 +184,7 @@ class Client(SocketTransport):
 
     def send(self, *parts: bytes) -> None:
         """Send or put aside all of the parts, as `Transport` has it."""
-        if self._late and not self.flush():
+        if self._late and not self._flush_again():
             if len(self._late) + sum(map(len, parts)) <= self._room:
                 for part in parts:
                     self._late += part
@@ -184,6 +192,16 @@ class Client(SocketTransport):
             while not self.flush():
                 self._wait(Doing.WRITING)
         SocketTransport.send(self, *parts)
+
+    def _flush_again(self) -> bool:
+        """`flush`, unless that was in vain a moment ago: an application gives pieces quicker than a client reads."""
+        now = monotonic()
+        if now < self._again:
+            return False
+        if self.flush():
+            return True
+        self._again = now + _MOMENT
+        return False
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send or put aside part of a regular file, as `Transport` has it."""
