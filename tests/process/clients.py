@@ -51,9 +51,9 @@ def ask(address: Address, path: str = "/", body: bytes | None = None, timeout: f
     """
     with contextlib.closing(Connection(address, timeout)) as connection:
         connection.request("GET" if body is None else "POST", path, body)
-        response = connection.getresponse()
-        data = response.read()  # IncompleteRead when it ends before its Content-Length
-        return Reply(response.status, data.decode())
+        with contextlib.closing(connection.getresponse()) as response:  # has the socket to itself, if the server will close it
+            data = response.read()  # IncompleteRead when it ends before its Content-Length
+            return Reply(response.status, data.decode())
 
 
 class Failure(NamedTuple):
