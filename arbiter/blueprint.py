@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.facts import Plan
 from arbiter.workers.contract import Order, TemplateOrder, WorkerId
@@ -36,6 +36,8 @@ class Blueprint:
     access: Writer | None
     sinks: frozenset[Sink]
     """Where it logs to, all of it."""
+    loader: Callable[[], Any] | None = None
+    """Gives the application, where it is not named but given by a program."""
     hooks: Hooks | None = None
     """The operator's functions; None if there are none."""
 
@@ -106,6 +108,7 @@ class Blueprint:
             access=self.access,
             title=self.title,
             hooks=self.hooks.in_worker(id, log) if self.hooks else None,
+            loader=self.loader,
         )
 
     def template_order(
@@ -128,4 +131,5 @@ class Blueprint:
             title=self.title,
             worker=worker,
             hooks=self.hooks.in_template(self.log) if self.hooks else None,
+            loader=self.loader,
         )

@@ -90,6 +90,9 @@ class Kernel(Protocol):
     def forget(self, generation: int) -> None:
         """No worker of this generation will be forked any more."""
 
+    def post(self, signal: Signals) -> None:
+        """Have the next `wait` say what this signal says. For any thread."""
+
     def busy(self) -> int:
         """How many workers are in a request."""
 
@@ -136,6 +139,9 @@ class Posix:
     def pid(self, id: WorkerId) -> int | None:  # noqa: A002
         process = self._by_id.get(id) or self._nursery.mother(id)
         return process.pid if process else self._departed.get(id)
+
+    def post(self, signal: Signals) -> None:
+        self._inbox.post(signal)
 
     def busy(self) -> int:
         return sum(child.is_busy for child in self._children.values())

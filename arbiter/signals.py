@@ -145,6 +145,13 @@ class Inbox:
             return commands
         return [*commands, *(SIGNALS[Signals(number)].command for number in numbers if number in SIGNALS)]
 
+    def post(self, number: Signals) -> None:
+        """Do as if this signal had come. For any thread."""
+        try:
+            os.write(self._write_end, bytes([number]))
+        except BlockingIOError:
+            pass  # thousands of signals are unread: this one too is among them, or of no more weight
+
     def uninstall(self) -> None:
         """In a child, right after its fork, signals being blocked: leave no trace of the supervisor's handling."""
         reset()

@@ -37,6 +37,7 @@ from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from signal import Signals
 
     from arbiter.config.resolve import Resolved
     from arbiter.config.schema import Settings
@@ -61,14 +62,23 @@ Thing = TypeVar("Thing", "Effect", Command)
 class Supervisor:
     """One service, from its start to its end, in this process."""
 
-    def __init__(self, resolved: Resolved, daemon: Daemon | None = None, before_us: Predecessor | None = None) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        daemon: Daemon | None = None,
+        before_us: Predecessor | None = None,
+        remote: Callable[[Callable[[Signals], None] | None], None] = lambda _: None,
+    ) -> None:
         """Take hold of all that the first generation needs: logs, sockets, pid file; of what a predecessor has, its own.
+
+        `remote` is given what any thread may ask the service by, as a signal would, and None when there is nobody to ask.
 
         Raises:
             StartError: something is not to be had; what was taken has been given back.
         """
         self._resolved = resolved
         self._daemon = daemon
+        self._remote = remote
         self._neighbours = Neighbours(before_us)
         self._is_quiet = before_us is not None
         """Whether it is for our predecessor to talk to the service manager."""
@@ -113,6 +123,7 @@ class Supervisor:
         first = self._blueprints[1]
         setproctitle.setproctitle(f"arbiter: supervisor [{first.title}]")
         self._kernel: Kernel = Posix(self._let_go_in_child, self._neighbours)
+        self._remote(self._kernel.post)
         try:
             self._greet(first)
             if self._resolved.settings.reload:
@@ -124,6 +135,7 @@ class Supervisor:
                 self._hooks.call("on_exit")
             return code
         finally:
+            self._remote(None)
             if self._watcher:
                 self._watcher.close()
             if self._neighbours.part():
@@ -326,6 +338,7 @@ class Supervisor:
             access=access,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
             hooks=hooks,
+            loader=resolved.loader,
         )
         if (most := max(settings.workers, settings.max_workers) + settings.surge) * blueprint.rows > ROWS:
             raise StartError(f"workers = {most - settings.surge}: that many, with their threads, are too many for one service.")

@@ -20,13 +20,14 @@ from arbiter.config.cores import usable_cores_here
 from arbiter.config.kinds import Count, Refused
 from arbiter.config.provenance import DEFAULT, ConfigError, Origin, Problem
 from arbiter.config.schema import SETTINGS, Settings
-from arbiter.config.sources import gather
+from arbiter.config.sources import gather, take
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from arbiter.config.cores import Cores
     from arbiter.config.provenance import Raw
+    from arbiter.config.sources import Gathered
 
 NO_APPLICATION = "give one, like arbiter project.wsgi:application, or set wsgi_app in the configuration file."
 MAX_SHOWN = 80  # characters of a wrong value in a message: enough to find it again, and still one line
@@ -51,6 +52,10 @@ class Resolved:
     cwd: str
     noted: Mapping[str, object]
     """What was said of Gunicorn's settings that mean nothing here, by name: for who looks them up (`names.NOTES`)."""
+    given: Callable[[], Mapping[str, object]] | None = None
+    """For a program that embeds the server: gives the settings, and nothing else is read."""
+    loader: Callable[[], Any] | None = None
+    """For such a program: gives the application, in the worker."""
 
     def again(self) -> Resolved:
         """What the same command line and environment mean now: for a reload.
@@ -61,7 +66,10 @@ class Resolved:
             ConfigError: as `resolve`, and when the configuration file is gone: silence would mean the defaults.
 
         """
-        found = _resolve(self.argv, self.environ, self.cwd, self.file)
+        if self.given:
+            found = resolve_values(self.given, self.loader, self.cwd)
+        else:
+            found = _resolve(self.argv, self.environ, self.cwd, self.file)
         kept = [
             name
             for name, row in SETTINGS.items()
@@ -96,8 +104,23 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Resolv
     return _resolve(tuple(argv), MappingProxyType(dict(environ)), cwd, None)
 
 
+def resolve_values(given: Callable[[], Mapping[str, object]], loader: Callable[[], Any] | None, cwd: str) -> Resolved:
+    """The settings that a program gives, laid over the defaults.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    resolved = _settle(take(given()), (), MappingProxyType({}), cwd, None)
+    return replace(resolved, given=given, loader=loader)
+
+
 def _resolve(argv: tuple[str, ...], environ: Mapping[str, str], cwd: str, expected_file: str | None) -> Resolved:
-    found = gather(argv, environ, cwd)
+    return _settle(gather(argv, environ, cwd), argv, environ, cwd, expected_file)
+
+
+def _settle(
+    found: Gathered, argv: tuple[str, ...], environ: Mapping[str, str], cwd: str, expected_file: str | None
+) -> Resolved:
     problems = list(found.problems)
     if expected_file and found.file != expected_file:
         told = f"the running settings came from {expected_file}, and "

@@ -82,6 +82,22 @@ def gather(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> Gathere
     return found
 
 
+def take(values: Mapping[str, object]) -> Gathered:
+    """What a program says that embeds the server."""
+    found = Gathered()
+    origin = Origin(Source.COMMAND_LINE, "given by the program")
+    for name, value in values.items():
+        if name in SETTINGS:
+            found.raws.append(Raw(name, value, origin))
+        elif alias := ALIASES.get(name):
+            found.raws.append(Raw(alias.name, alias.value(value), origin))
+        elif name in NOTES:
+            _note([Raw(name, value, origin)], found)
+        else:
+            found.problems.append(Problem(f"unknown setting '{name}'", origin, _advice(name)))
+    return found
+
+
 def _environment(environ: Mapping[str, str], found: Gathered) -> str | None:
     """Add what the environment says; give the configuration file that ARBITER_CMD_ARGS names."""
     for row in SETTINGS.values():

@@ -442,7 +442,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
         os.chdir(settings.chdir)
     except OSError as error:
         raise BootError(Failed("entering its directory", f"{settings.chdir}: {error.strerror}", "", Exit.BOOT)) from error
-    app = load(settings.wsgi_app or "")
+    app = _from_program(order.loader) if order.loader else load(settings.wsgi_app or "")
     if is_asgi(app) != (order.kind == "async"):
         hint = "an ASGI application, which the async worker serves: -k async"
         if order.kind == "async":
@@ -478,6 +478,16 @@ def _has_lost_descriptors(order: Order) -> bool:
         "its process?"
     )
     return True
+
+
+def _from_program(loader: Callable[[], Any]) -> Any:
+    """The application of a program that embeds the server."""
+    try:
+        return loader()
+    except Interrupted:
+        raise
+    except BaseException as error:  # the program's own
+        raise raised("loading the application that the program gives", error) from error
 
 
 def _warm_up(worker: Worker) -> None:

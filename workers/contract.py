@@ -169,6 +169,8 @@ class Order:
     title: str
     """What a process list calls the application."""
     hooks: Hooks | None = None
+    loader: Callable[[], Any] | None = None
+    """Gives the application, where the settings do not name it."""
 
     @property
     def row(self) -> Row:
@@ -193,6 +195,8 @@ class TemplateOrder:
     worker: Callable[[Spawn, socket.socket], Order]
     """The order of a worker whose channel this is, and whose lifeline and dump pipe have taken the places of these."""
     hooks: Hooks | None = None
+    loader: Callable[[], Any] | None = None
+    """Gives the application, where the settings do not name it."""
 
 
 # The channel ----------------------------------------------------------------------------------------------------------
