@@ -119,7 +119,7 @@ class Config:
             value = getattr(settings, alias.name)
             return next((theirs for theirs, ours in alias.words.items() if ours == value), value)
         if note := NOTES.get(name):
-            return self._noted.get(name, note.default)
+            return _as(note.default, self._noted.get(name, note.default))
         if name in GUNICORN:
             return None
         raise AttributeError(f"No configuration setting for: {name}")
@@ -137,6 +137,15 @@ class Config:
         row = SETTINGS.get(name)
         default = _theirs(row.default) if row else NOTES[name].default if name in NOTES else None
         return Entry(name, getattr(self, name), default, row.section if row else "Gunicorn")
+
+
+def _as(default: Any, value: Any) -> Any:
+    """What was said of a setting that means nothing here, in the type of its default: flags and variables give text."""
+    if isinstance(value, str) and isinstance(default, bool):
+        return value.strip().lower() == "true"
+    if isinstance(value, str) and isinstance(default, int) and value.strip().isdigit():
+        return int(value)
+    return value
 
 
 def _nothing(*_: object) -> None:
@@ -176,6 +185,10 @@ def _gid(settings: Settings) -> int:
         return os.getegid()
 
 
+def _dotted(code: Any) -> Any:
+    return code.replace(":", ".") if isinstance(code, str) else code
+
+
 def _address(settings: Settings) -> list[Any]:
     return [(one.host, one.port) if one.host else one.path or one.fd for one in settings.bind]
 
@@ -193,7 +206,7 @@ _VIEWS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "default_proc_name": lambda settings: settings.wsgi_app or "arbiter",
     "worker_class_str": lambda settings: settings.worker_class,
     "logconfig_dict": lambda settings: settings.logconfig_dict or {},
-    "logger_class": lambda settings: settings.logger_class or "gunicorn.glogging.Logger",
+    "logger_class": lambda settings: _dotted(settings.logger_class) or "gunicorn.glogging.Logger",
     "statsd_host": lambda settings: StatsdAddress.place(settings.statsd_host) if settings.statsd_host else None,
     "statsd_prefix": lambda settings: settings.statsd_prefix or "",
     "dogstatsd_tags": lambda settings: settings.dogstatsd_tags or "",

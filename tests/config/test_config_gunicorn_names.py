@@ -17,6 +17,7 @@ from arbiter.config.names import ALIASES, GUNICORN, NOTES
 from arbiter.config.provenance import ConfigError
 from arbiter.config.resolve import resolve
 from arbiter.config.schema import SETTINGS
+from arbiter.facade import Config
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "gunicorn" / "recorded.json").read_text())
 THEIRS: dict[str, dict[str, Any]] = RECORDED["settings"]
@@ -93,13 +94,31 @@ def test_a_setting_with_another_name_here_is_taken_by_gunicorns(tmp_path: Path, 
     assert resolve(["a:b"], {"ARBITER_HTTP_PARSER": word}, "/").settings.http == ours
 
 
+FLAG = r"(?<!\S)--?[A-Za-z][\w-]*"
 LINES = [line for line, _ in RECORDED["command_lines"]]
 
 
-@pytest.mark.parametrize("words", [line for line in LINES if set(re.findall(r"(?<!\S)--?[A-Za-z][\w-]*", line)) <= FLAGS])
+@pytest.mark.parametrize("words", [line for line in LINES if set(re.findall(FLAG, line)) <= FLAGS])
 def test_no_command_line_of_gunicorns_is_refused_for_its_syntax(words: str) -> None:
     argv = shlex.split(words)
     resolve(argv if "app:app" in argv else [*argv, "app:app"], {}, "/")
+
+
+@pytest.mark.parametrize(
+    ("words", "theirs"), [(line, values) for line, values in RECORDED["command_lines"] if set(re.findall(FLAG, line)) <= FLAGS]
+)
+def test_a_command_line_means_what_it_means_to_gunicorns_own_parser(words: str, theirs: dict[str, Any]) -> None:
+    """Story: the effective values that gunicorn 27 was recorded to give, and what a hook sees of ours as `cfg`."""
+    argv = shlex.split(words)
+    resolved = resolve(argv if "app:app" in argv else [*argv, "app:app"], {}, "/")
+    cfg = Config(resolved.settings, resolved.noted)
+    ours = {name: getattr(cfg, name) for name in theirs}
+    if "worker_class" in theirs:
+        theirs = {**theirs, "worker_class": callables.WorkerClass().parse(theirs["worker_class"])}
+    if "loglevel" in theirs:
+        theirs = {**theirs, "loglevel": theirs["loglevel"].lower()}
+
+    assert json.loads(json.dumps(ours)) == theirs
 
 
 # --- Values as Gunicorn takes them
