@@ -293,6 +293,7 @@ class HubTransport(asyncio.Transport):
         if self._closing or self._fd < 0 or not count:
             os.close(fd)
             return
+        os.set_blocking(self._fd, False)  # sendfile has no MSG_DONTWAIT, and would block the loop for who does not read
         self._put(_File(fd, offset, count), count)
         self._flush()
 
@@ -431,6 +432,10 @@ class HubTransport(asyncio.Transport):
 
     def _lose(self, error: OSError | None) -> None:
         """The connection is broken."""
+        if not self._is_paused:
+            # Who sends without end has to wait before `connection_lost` can be called.
+            self._is_paused = True
+            self._protocol.pause_writing()
         self._closing = True
         self._reading = False
         self._end(error)
