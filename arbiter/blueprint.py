@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.facts import Plan
-from arbiter.workers.contract import Order, TemplateOrder, WorkerId
+from arbiter.workers.contract import AUTO, Order, TemplateOrder, WorkerId
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +30,7 @@ class Blueprint:
     number: int
     settings: Settings
     kind: str
+    """A key of `contract.KINDS`, or ``auto``: then the worker chooses, when it has the application."""
     groups: tuple[tuple[socket.socket, ...], ...]
     """Its listening sockets by address; several at one address: one for each slot (`reuse_port`)."""
     log: Log
@@ -59,12 +60,16 @@ class Blueprint:
     @property
     def threads(self) -> int:
         """How many requests a worker serves at the same time."""
-        return self.settings.threads if self.kind == "threaded" else 1
+        return self.settings.threads if self._may_have_threads else 1
+
+    @property
+    def _may_have_threads(self) -> bool:
+        return self.kind == "threaded" or (self.kind == AUTO and self.settings.threads > 1)
 
     @property
     def rows(self) -> int:
         """How many rows of the scoreboard a worker has: its own, and one for each thread that it may ever have."""
-        return 1 + self.settings.threads + self.settings.io_threads if self.kind == "threaded" else 1
+        return 1 + self.settings.threads + self.settings.io_threads if self._may_have_threads else 1
 
     @property
     def plan(self) -> Plan:

@@ -62,6 +62,8 @@ class SaidReady:
     """The worker has loaded its application and accepts requests."""
 
     id: WorkerId
+    serves: str = ""
+    """What it has become by itself, and why; empty: what it was told."""
 
 
 @dataclass(frozen=True, slots=True)

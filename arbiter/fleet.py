@@ -180,12 +180,12 @@ class Fleet:
 
     def _observe_worker(self, fact: WorkerFact, worker: Worker, now: float) -> None:
         match fact:
-            case facts.SaidReady():
+            case facts.SaidReady(_, serves):
                 if worker.phase is Phase.BOOTING:
                     self._step(worker, Happening.SAID_READY, now, inf)
                     worker.ready_at = now
                     self._forks.failures = 0  # a fork that came to something: the next failure is a new story
-                    self._tell(News.READY, worker, after=now - worker.born)
+                    self._tell(News.READY, worker, after=now - worker.born, serves=f"; {serves}" if serves else "")
             case facts.SaidFailed(_, during, error):
                 if worker.phase.is_active:
                     worker.failure = fact

@@ -194,8 +194,8 @@ class Posix:
             while data := child.channel.recv(65536):
                 for message in child.decoder.feed(data):
                     match message:
-                        case Ready():
-                            found.append(facts.SaidReady(child.id))
+                        case Ready(serves):
+                            found.append(facts.SaidReady(child.id, serves))
                         case Failed(phase, error, traceback, code):
                             found.append(facts.SaidFailed(child.id, phase, error, traceback, code))
                         case Spent(why):

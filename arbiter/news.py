@@ -20,7 +20,7 @@ class News(Enum):
 
     # Workers
     BOOTING = "debug", "booting"
-    READY = "info", "ready after {after:.2f} s"
+    READY = "info", "ready after {after:.2f} s{serves}"
     RETIRING = "info", "retiring: {why}"
     LEFT = "info", "left after {after:.1f} s ({why})"
     DIED = "error", "{how} after {after:.1f} s{count}. Its slot gets a new worker {when}.{doing}"

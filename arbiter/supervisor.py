@@ -33,7 +33,7 @@ from arbiter.signals import Command, Cut, cutting
 from arbiter.sockets import Form, queue_length
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
-from arbiter.workers.contract import KINDS, Drain, Exit, ReopenLogs, Retire
+from arbiter.workers.contract import AUTO, KINDS, Drain, Exit, ReopenLogs, Retire, choose_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -520,9 +520,13 @@ class Supervisor:
         where = ", ".join(self._listeners.names())
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         count = blueprint.settings.workers
+        kind, otherwise = blueprint.kind, ""
+        if kind == AUTO:  # the application is not loaded yet: the worker says what it has become, when it is ready
+            kind = choose_kind(is_asgi=False, threads=blueprint.settings.threads)
+            otherwise = " (async if it is an ASGI application)"
         self._log.info(
-            f"arbiter {__version__} (Python {python}) listening on {where}: {count} {blueprint.kind} "
-            f"worker{'s' * (count != 1)} for {blueprint.app.partition('(')[0]}, supervisor pid {pid}. "
+            f"arbiter {__version__} (Python {python}) listening on {where}: {count} {kind} "
+            f"worker{'s' * (count != 1)} for {blueprint.app.partition('(')[0]}{otherwise}, supervisor pid {pid}. "
             f"Reload: kill -HUP {pid}. Stop: kill -TERM {pid}, or Ctrl-C."
         )
         for warning in self._resolved.warnings:
@@ -618,14 +622,16 @@ def _share(settings: Settings) -> int:
 
 
 def _kind(settings: Settings) -> str:
-    """The kind of worker that `worker_class` names or, by `auto`, leaves to us (`contract.KINDS`).
+    """The kind of worker that `worker_class` names: a key of `contract.KINDS`, or `AUTO`.
+
+    As in Gunicorn, several threads make a sync worker a threaded one.
 
     Raises:
         StartError: there is no such kind.
     """
-    if settings.worker_class in ("auto", "sync"):
-        return "threaded" if settings.threads > 1 else "sync"
-    if settings.worker_class not in KINDS:
+    if settings.worker_class == "sync" and settings.threads > 1:
+        return "threaded"
+    if settings.worker_class not in (AUTO, *KINDS):
         raise StartError(f"worker_class = {settings.worker_class}: this version has {', '.join(KINDS)}. Choose one of these.")
     return settings.worker_class
 

@@ -212,16 +212,26 @@ class Settings:
         section="Workers",
         flags=("-k", "--worker-class"),
         doc="The kind of worker. `sync` serves one request at a time and keeps no connection; `threaded` serves `threads` at "
-        "a time and keeps connections; `async` serves ASGI applications on an event loop. `auto` is threaded with "
-        "`threads` above 1, else sync; so is `sync`, as in Gunicorn. "
+        "a time and keeps connections; `async` serves any number on an event loop. Each serves WSGI and "
+        "ASGI (see `interface`). `auto` is async for an ASGI application; for WSGI it is threaded with `threads` above 1, else "
+        "sync; so is `sync`, as in Gunicorn. "
         "Gunicorn's and uvicorn's names for these are taken too: `gthread`, `asgi`, `uvicorn.workers.UvicornWorker` and so on.",
+    )
+    interface: str = setting(
+        kinds.Choice("auto", "wsgi", "asgi"),
+        default="auto",
+        section="Workers",
+        flags=("--interface",),
+        doc="What the application speaks. `auto` looks at it: a coroutine function, or what is called like one, speaks ASGI. "
+        "Every kind of worker serves both; ASGI 2 is told by itself.",
     )
     threads: int = setting(
         kinds.Whole(1, 512, example=4),
         default=1,
         section="Workers",
         flags=("--threads",),
-        doc="Requests that a threaded worker serves at the same time. Connections that wait for something take no thread.",
+        doc="Requests that a threaded worker serves at the same time. Connections that wait for something take no thread. "
+        "In an async worker: requests at the same time in a WSGI application, or with 1, `io_threads` of them.",
     )
     io_threads: int = setting(
         kinds.Whole(0, 512, example=16),

@@ -7,9 +7,7 @@ the module raised while it was imported. Only the last has a traceback, without 
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
-import inspect
 import sys
 from types import ModuleType
 from typing import Any, Final
@@ -54,55 +52,6 @@ def load(name: str) -> Any:
             what = f"is a module: write {module_name}.{factory}:application"
         raise _not_found(f"finding {name}", f"{factory!r} in {module_name!r} is not an application: it {what}")
     return app
-
-
-def asgi_version(app: Any) -> int:
-    """Which ASGI `app` speaks, 3 (one callable of all three) or 2 (one of the scope that gives another); 0: it speaks WSGI.
-
-    A class is ASGI 2 if its instances are async callables: an instance is made with the scope. A function that is not async
-    tells by how many arguments it must have: WSGI's takes two, a wrapper of an ASGI application takes three.
-    """
-    if getattr(app, "_asgi_single_callable", False):  # asgiref's marks, for what can't be seen
-        return 3
-    if getattr(app, "_asgi_double_callable", False):
-        return 2
-    if inspect.isclass(app):
-        return 2 if inspect.iscoroutinefunction(getattr(app, "__call__", None)) else 0  # noqa: B004 - asked for its kind
-    bare = app
-    while isinstance(bare, functools.partial):
-        bare = bare.func
-    if inspect.iscoroutinefunction(bare):
-        return 3
-    call = getattr(type(bare), "__call__", None)  # noqa: B004 - asked for its kind
-    if not inspect.isroutine(bare) and inspect.iscoroutinefunction(call):
-        return 3
-    try:
-        parameters = inspect.signature(app).parameters.values()
-    except (TypeError, ValueError):
-        return 0
-    needed = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
-    ]
-    return {1: 2, 3: 3}.get(len(needed), 0)
-
-
-def is_asgi(app: Any) -> bool:
-    """Whether `app` speaks ASGI; a WSGI application is a plain callable."""
-    return asgi_version(app) > 0
-
-
-def as_asgi3(app: Any) -> Any:
-    """An ASGI application as one of ASGI 3."""
-    if asgi_version(app) != 2:
-        return app
-
-    async def single(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope)(receive, send)
-
-    return single
 
 
 def _import(name: str) -> ModuleType:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers import portal
 from arbiter.workers.accesslog import open_access_log
-from arbiter.workers.app import BootError, as_asgi3
+from arbiter.workers.app import BootError
 from arbiter.workers.base import ORPHAN_GRACE, Worker
 from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
 from arbiter.workers.http1_connection import Http1Connection
@@ -35,7 +35,7 @@ from arbiter.workers.loops import LoopError, new_loop
 from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
-from arbiter.workers.stacks import application_traceback, stack_of
+from arbiter.workers.stacks import application_traceback
 from arbiter.workers.warmup_asgi import warm_up_asgi
 from arbiter.workers.websocket_connection import install as install_websocket
 
@@ -76,7 +76,7 @@ class AsyncWorker(Worker):
         Raises:
             BootError: there is no such loop, or the application says that it can't start.
         """
-        super().__init__(order, as_asgi3(app))
+        super().__init__(order, app)
         settings = self.settings
         try:
             self.loop = new_loop(settings.asgi_loop)
@@ -87,12 +87,13 @@ class AsyncWorker(Worker):
         self.loop.set_exception_handler(self._on_loop_error)
         context = copy_context()
         self.access_log = open_access_log(settings, self.access) if self.access else None
-        self.lifespan = context.run(Lifespan, self.app, settings.asgi_lifespan, self.log, context)
+        self.lifespan = context.run(Lifespan, self.app, self.lifespan_mode, self.log, context)
         if failed := self.loop.run_until_complete(self.lifespan.start()):
             self._end_loop(1.0)
             raise BootError(failed)
         self.site = Site(self.loop, self.app, settings, self.log, self.row, self.access_log)
         install_websocket(self.site)
+        self.furnish(self.site)
         self.site.context = context
         self.site.state = self.lifespan.state
         self.site.is_leaving = lambda: self.draining or self.retiring
@@ -127,6 +128,14 @@ class AsyncWorker(Worker):
             settings.handshake_timeout,
         ]
         self._interval = max(_SHORTEST_SWEEP, min(_SWEEP, *(deadline / 4 for deadline in deadlines if deadline)))
+
+    @property
+    def lifespan_mode(self) -> str:
+        """Whether the application is told of the worker's start and end: ``auto``, ``on`` or ``off``."""
+        return self.settings.asgi_lifespan
+
+    def furnish(self, site: Site) -> None:
+        """Make the site fit for what is no ASGI application; here it is one."""
 
     def warm(self, path: str) -> int:
         return self.loop.run_until_complete(warm_up_asgi(self.site, path))
@@ -277,7 +286,7 @@ class AsyncWorker(Worker):
             if now - exchange.started < limit:
                 break
             if exchange.deadline <= now and not exchange.done and exchange not in self._cancelled:
-                stack = stack_of(exchange.task)
+                stack = exchange.stack()
                 self.log.error(
                     f"{exchange.name} takes longer than request_timeout ({limit:g} s): cancelled after"
                     f" {now - exchange.started:.1f} s. It was at:\n{stack}"
@@ -293,7 +302,7 @@ class AsyncWorker(Worker):
                 break
             if activity not in self._slow and activity.task is not None:
                 self._slow.add(activity)
-                stack = stack_of(activity.task)
+                stack = activity.stack()
                 self.log.warning(f"slow: {activity.name} for {now - activity.started:.1f} s. It is at:\n{stack}")
         self._slow.intersection_update(self.site.active)
 

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, Final
 import setproctitle
 
 from arbiter.workers import portal
-from arbiter.workers.app import BootError, is_asgi, load, raised
+from arbiter.workers.app import BootError, load, raised
 from arbiter.workers.contract import (
+    AUTO,
     DUMP_SIGNAL,
     KINDS,
     Decoder,
@@ -46,8 +47,10 @@ from arbiter.workers.contract import (
     Retire,
     Retiring,
     Spent,
+    choose_kind,
     encode,
 )
+from arbiter.workers.detection import Interface, as_asgi3, interface_of
 from arbiter.workers.privileges import drop
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.transport import queue_wait
@@ -88,6 +91,8 @@ class Worker(ABC):
         self.access = order.access
         self.row = order.row
         self.listeners = order.listeners
+        self.serves = ""
+        """What it has become by itself, and why: for the log. Empty: what it was told."""
         self.retiring = False
         """Whether it has been told to go: finish, and return from `serve`."""
         self.last = False
@@ -240,7 +245,7 @@ class Worker(ABC):
         signal.signal(signal.SIGIO, self._on_lifeline)
         self.vouch()
         self.row.phase(Doing.IDLE)
-        self.say(Ready())
+        self.say(Ready(self.serves))
 
     def _hear(self) -> None:
         """Read the channel."""
@@ -323,7 +328,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
             if hooks.has("worker_abort"):
                 signal.signal(signal.SIGABRT, partial(_on_abort, hooks))
         app = application(order)
-        worker = worker_class(order)(order, app)
+        worker = _hire(order, app)
         try:
             if hooks:
                 attempt("post_worker_init", lambda: hooks.post_worker_init(order.rows, app, worker.ask_for_successor))
@@ -382,6 +387,26 @@ def _prepare(order: Order | TemplateOrder) -> None:
         sys.path[:0] = path
 
 
+def _hire(order: Order, app: Any) -> Worker:
+    """The worker that serves `app`: of the kind that was ordered or, by `AUTO`, suits it best.
+
+    Raises:
+        BootError: there is none under these settings.
+    """
+    settings = order.settings
+    interface = interface_of(app, settings.interface)
+    kind = order.kind
+    if kind == AUTO:
+        kind = choose_kind(is_asgi=interface.is_asgi, threads=settings.threads)
+    if (kind == "async" or interface.is_asgi) and (settings.proxy_protocol != "off" or settings.protocol != "http"):
+        why = "an event loop speaks neither the PROXY nor the uwsgi protocol: set proxy_protocol = off, protocol = http"
+        raise BootError(Failed("looking at the settings", why, "", Exit.START))
+    worker = worker_class(kind, interface)(order, as_asgi3(app) if interface is Interface.ASGI2 else app)
+    if order.kind == AUTO:
+        worker.serves = f"{kind}, for {order.title} is {interface.value}"
+    return worker
+
+
 def settle_in(order: Order | TemplateOrder, role: str) -> None:
     """Give this process its title, and make it show its stacks when asked and leave when the supervisor is gone."""
     setproctitle.setproctitle(f"arbiter: {role} (gen {order.generation}) [{order.title}]")
@@ -411,9 +436,21 @@ def reopen(order: Order | TemplateOrder) -> None:
         order.log.warning(f"{error} The file that is open goes on being written.")
 
 
-def worker_class(order: Order | TemplateOrder) -> type[Worker]:
-    """The class of its kind of worker."""
-    module, _, name = KINDS[order.kind].partition(":")
+_CROSSED: Final = {
+    ("sync", True): "arbiter.workers.crossed:OneByOneWorker",
+    ("threaded", True): "arbiter.workers.asynchronous:AsyncWorker",
+    ("async", False): "arbiter.workers.crossed:LoopGatewayWorker",
+}
+"""By kind, and whether the application is ASGI: who serves it, where that is not who serves the other interface."""
+
+
+def worker_class(kind: str, interface: Interface) -> type[Worker]:
+    """The class of this kind of worker for such an application."""
+    return _class_at(_CROSSED.get((kind, interface.is_asgi)) or KINDS[kind])
+
+
+def _class_at(place: str) -> type[Worker]:
+    module, _, name = place.partition(":")
     found: type[Worker] = getattr(importlib.import_module(module), name)
     return found
 
@@ -425,12 +462,11 @@ def load_application(order: Order | TemplateOrder) -> Any:
         BootError: it can't be had.
     """
     settings = order.settings
-    if order.kind == "async" and (settings.proxy_protocol != "off" or settings.protocol != "http"):
-        why = "the async worker speaks neither the PROXY nor the uwsgi protocol: set proxy_protocol = off, protocol = http"
-        raise BootError(Failed("looking at the settings", why, "", Exit.START))
     if settings.certfile:
         _read_keys(order)
-    worker_class(order)  # before privileges are dropped: Arbiter itself may be installed where the user can't read
+    if settings.user or settings.group:  # before they are taken on: Arbiter itself may be installed where they can't read
+        for place in (*KINDS.values(), *_CROSSED.values()):
+            _class_at(place)
     _prepare(order)
     os.umask(settings.umask)
     try:
@@ -442,13 +478,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
         os.chdir(settings.chdir)
     except OSError as error:
         raise BootError(Failed("entering its directory", f"{settings.chdir}: {error.strerror}", "", Exit.BOOT)) from error
-    app = _from_program(order.loader) if order.loader else load(settings.wsgi_app or "")
-    if is_asgi(app) != (order.kind == "async"):
-        hint = "an ASGI application, which the async worker serves: -k async"
-        if order.kind == "async":
-            hint = "a WSGI application, which sync and threaded workers serve: -k sync, or -k threaded"
-        raise BootError(Failed(f"looking at {settings.wsgi_app}", f"it is {hint}", "", Exit.BOOT))
-    return app
+    return _from_program(order.loader) if order.loader else load(settings.wsgi_app or "")
 
 
 def _read_keys(order: Order | TemplateOrder) -> None:

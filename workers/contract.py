@@ -33,6 +33,15 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Worker kinds by name: where the class is, as ``module:class``. Imported in the child only."""
 
+AUTO: Final = "auto"
+"""In place of a kind: the worker chooses when it has the application, and says so when it is ready."""
+
+
+def choose_kind(*, is_asgi: bool, threads: int) -> str:
+    """The kind of worker that suits an application best."""
+    return "async" if is_asgi else "threaded" if threads > 1 else "sync"
+
+
 ENTRY: Final = "arbiter.workers.base:run"
 TEMPLATE_ENTRY: Final = "arbiter.workers.template:run"
 """What a child runs: `run(order) -> exit status`. By name, for the same reason."""
@@ -151,7 +160,7 @@ class Order:
     generation: int
     settings: Settings
     kind: str
-    """A key of ``KINDS``."""
+    """A key of `KINDS`, or `AUTO`."""
     listeners: tuple[socket.socket, ...]
     """Listening, non-blocking, shared with all other workers of the generation. Those of its slot come first."""
     own: int
@@ -207,6 +216,8 @@ class Ready:
     """Worker -> supervisor: the application is loaded and requests are being accepted."""
 
     name: ClassVar = "ready"
+    serves: str = ""
+    """What `auto` has made of it, and why, for a sentence: ``async, since live:app is an ASGI application``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ class Site:
         access_log: AccessLog | None,
     ) -> None:
         self.loop = loop
-        self.app = app
+        self.app: Any = app
+        """What `exchange` runs."""
         self.settings = settings
         self.log = log
         self.row = row
@@ -101,7 +102,9 @@ class Site:
         self.state: dict[str, Any] = {}
         """Of the lifespan: each request gets a copy."""
         self.connections: set[LoopConnection] = set()
-        self.websocket_app = app
+        self.exchange: type[Exchange] = Exchange
+        """What carries out a request: another for what is no ASGI application."""
+        self.websocket_app: Any = app
         """Whose WebSockets are."""
         self.active: dict[Activity, None] = {}
         """Requests and handshakes whose application has not returned, the oldest first."""
@@ -188,7 +191,7 @@ class Site:
         if "extensions" in template:
             extensions.update(template["extensions"])
         started = monotonic()
-        exchange = Exchange(self, stream, request, scope, started)
+        exchange = self.exchange(self, stream, request, scope, started)
         if self.request_timeout:
             exchange.deadline = started + self.request_timeout
             extensions["arbiter.extend_deadline"] = _Extend(exchange)

@@ -86,7 +86,11 @@ class TimeLimit:
         return self._cancelled > 0.0
 
     def cancel(self, now: float) -> str:
-        """Cancel the request if its time is over; what it was at, as lines of a traceback. Empty: it is not, or not again."""
+        """Cancel the request if its time is over (by `inf` it always is).
+
+        Returns:
+            What it was at, as lines of a traceback; empty: its time is not over, or it has been cancelled before.
+        """
         with self._lock:
             if not self._until or now < self._until:
                 return ""
@@ -95,6 +99,10 @@ class TimeLimit:
             _raise_in(self._thread, OverrunError)
             portal.interrupt(self._thread)  # if it waits there it is in C, and may be woken
         return stack
+
+    def stack(self) -> str:
+        """What the thread is at, as lines of a traceback."""
+        return _stack(self._thread)
 
     def is_lost(self, now: float) -> bool:
         """Whether the thread has not come back within `GRACE`."""

@@ -6,11 +6,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from arbiter.workers.interfaces.asgi import Exchange
 from arbiter.workers.interfaces.asgi_scope import connection_scope, http_scope
 from arbiter.workers.warmup import request_of
 
 if TYPE_CHECKING:
+    from arbiter.workers.interfaces.asgi import Exchange
     from arbiter.workers.protocols.policy import Fields, Refusal
     from arbiter.workers.site import Site
 
@@ -82,6 +82,6 @@ async def warm_up_asgi(site: Site, path: str) -> int:
         raise AssertionError("a whole head is a request or a refusal")
     template = connection_scope(scheme="http", server=("127.0.0.1", 0), client=("127.0.0.1", 0), root_path=site.root_path)
     scope = {**http_scope(template, request), "state": site.state.copy(), "extensions": {}}
-    exchange = Exchange(_Uncounted(site), _NowhereStream(), request, scope, time.monotonic())
+    exchange = site.exchange(_Uncounted(site), _NowhereStream(), request, scope, time.monotonic())
     await site.loop.create_task(exchange.run(site.app), context=site.context.copy() if site.context else None)
     return exchange.status

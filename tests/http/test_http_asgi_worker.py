@@ -72,25 +72,6 @@ def test_a_reload_hands_over_without_a_failure_and_ends_the_old_lifespan(arbiter
         assert wait_event(server, pid=pid, lifespan="shutdown")
 
 
-def test_a_wsgi_application_is_refused_with_the_kind_of_worker_that_serves_it(arbiter: Arbiter) -> None:
-    arbiter.write("live.py", "def application(environ, start_response): pass\n")
-
-    status, words = arbiter.fail("-k", "async", "-w", "1", "live")
-
-    assert status == 3
-    assert "it is a WSGI application" in words
-
-
-def test_an_asgi_application_is_refused_by_workers_that_do_not_serve_it(arbiter: Arbiter) -> None:
-    arbiter.write("live.py", APP)
-
-    status, words = arbiter.fail("-k", "sync", "-w", "1", "live")
-
-    assert status == 3
-    assert "it is an ASGI application" in words
-    assert "-k async" in words
-
-
 def test_a_client_that_asks_for_it_has_its_connection_closed(arbiter: Arbiter) -> None:
     server = serve(arbiter, APP)
     with connected(server) as client:

@@ -31,7 +31,7 @@ from arbiter.workers.protocols.policy import (
     check_response_trailers,
     status_line,
 )
-from arbiter.workers.stacks import application_traceback
+from arbiter.workers.stacks import application_traceback, stack_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -454,6 +454,10 @@ class Exchange:
         """What the log calls it."""
         request = self.request
         return f"{request.method.decode()} {request.target.decode()}"
+
+    def stack(self) -> str:
+        """What the application is at, as lines of a traceback."""
+        return stack_of(self.task)
 
     def flush(self) -> None:
         """Send the head, if it is still held back: the application has suspended before it gave a piece of body."""

@@ -43,7 +43,7 @@ from arbiter.workers.protocols.websocket import (
     may_close_with,
 )
 from arbiter.workers.protocols.websocket_deflate import agree
-from arbiter.workers.stacks import application_traceback
+from arbiter.workers.stacks import application_traceback, stack_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -568,6 +568,10 @@ class WebSocketExchange:
     def name(self) -> str:
         """What the log calls it."""
         return f"WebSocket {self.request.target.decode()}"
+
+    def stack(self) -> str:
+        """What the application is at, as lines of a traceback."""
+        return stack_of(self.task)
 
     @property
     def done(self) -> bool:

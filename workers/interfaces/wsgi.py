@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from arbiter.workers.interfaces.wsgi_file import Region
     from arbiter.workers.interfaces.wsgi_input import Body
     from arbiter.workers.protocols.http1 import Connection
-    from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.protocols.policy import Fields, Request
+    from arbiter.workers.protocols.response import Head
 
     ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
     Application: TypeAlias = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
@@ -136,10 +137,15 @@ class Exchange:
             BadResponseError, TypeError: a header must not be sent.
             Disconnected, TooSlow: what became of the client.
         """
+        headers = list(headers)
         fields = check_fields(headers)
         if fields.length >= 0:
             raise BadResponseError("an early hint has no Content-Length: it has no body")
-        if not self._begun and self.request.version != "HTTP/1.0":
+        if not self._begun:
+            self._hint(fields, headers)
+
+    def _hint(self, fields: Fields, headers: list[tuple[str, str]]) -> None:  # noqa: ARG002 - another wire wants them
+        if self.request.version != "HTTP/1.0":
             self._transport.send(EARLY_HINTS % fields.block)
 
     def start_response(
@@ -194,9 +200,7 @@ class Exchange:
             if self._body.failure is not None:
                 raise self._body.failure  # swallowed by the application, which knows a part of the body only
             self._body.answered()
-        request = self.request
-        persistent = self.persistent and not self._parting
-        head = build(request, self.status, self._status_line, self._fields, known=known, persistent=persistent)
+        head = self._head(known)
         if known >= 0 and head.framing is _LENGTH and known != head.length:
             raise BadResponseError(f"the Content-Length is {head.length}, the body has {known} bytes")
         self._framing = head.framing
@@ -204,6 +208,11 @@ class Exchange:
         self.persistent = head.persistent
         self._begun = True
         return head.data
+
+    def _head(self, known: int) -> Head:
+        """The head of HTTP/1; for another wire, whatever its transport takes for a head."""
+        persistent = self.persistent and not self._parting
+        return build(self.request, self.status, self._status_line, self._fields, known=known, persistent=persistent)
 
     def _send_whole(self, body: bytes) -> None:
         """Send a body of which nothing else will come, in one piece with the head."""
@@ -319,9 +328,12 @@ class Exchange:
         self._begun = True
         self.status, self.headers = refusal.status, []
         try:
-            self._transport.send(refuse(refusal, head=self.request.method == b"HEAD"))
+            self._refuse(refusal)
         except OSError:
             pass  # nobody is left to be told
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._transport.send(refuse(refusal, head=self.request.method == b"HEAD"))
 
 
 def watched(hooks: Hooks) -> type[Exchange]:

@@ -1,0 +1,59 @@
+"""Kinds of worker for applications that speak the other interface: WSGI in the async worker, ASGI in the sync worker.
+
+Whatever is ASGI runs on an event loop, which only the async worker has; so what the others are for it is the async worker
+within their limits. The threaded worker has no limit that matters to ASGI, and so is the async worker itself: one that is
+told to be threaded for the sake of a WSGI application serves an ASGI application just as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from arbiter.workers.asynchronous import AsyncWorker
+from arbiter.workers.wsgi_on_loop import Exchange, Gateway
+
+if TYPE_CHECKING:
+    from arbiter.workers.contract import Order
+    from arbiter.workers.site import Site
+
+
+class LoopGatewayWorker(AsyncWorker):
+    """The async worker for a WSGI application: `threads` requests at a time are in it, or `io_threads` if that is 1."""
+
+    @property
+    def lifespan_mode(self) -> str:
+        return "off"
+
+    def furnish(self, site: Site) -> None:
+        settings = self.settings
+        site.app = Gateway(
+            self.app,
+            self.loop,
+            self.log,
+            # One is the default, and no wish: who wants a WSGI application to be served one by one takes the sync worker.
+            threads=settings.threads if settings.threads > 1 else settings.io_threads or 1,
+            spare=settings.io_threads,
+            body_buffer=settings.body_buffer,
+        )
+        site.exchange = Exchange
+        site.upgrades.pop(b"websocket", None)  # WSGI has none: the request is served as what it is without
+        site.cancels_on_disconnect = False  # what it writes next tells it
+
+
+class OneByOneWorker(AsyncWorker):
+    """The sync worker for an ASGI application: one connection at a time, which ends with its first response.
+
+    `timeout`, which in a sync worker is the time for a whole request, ends the request here and not the worker.
+    """
+
+    def __init__(self, order: Order, app: Any) -> None:
+        settings = order.settings
+        limited = replace(
+            settings,
+            worker_connections=1,
+            keepalive=0.0,
+            http2="off",  # which is many requests at a time
+            request_timeout=settings.request_timeout or settings.timeout,
+        )
+        super().__init__(replace(order, settings=limited), app)
