@@ -1,0 +1,44 @@
+"""{sync, threaded, async} x {WSGI, ASGI} x {httptools, h11} x {TCP, unix, TLS}: one suite of behaviours for all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from behaviour import ASGI, WSGI, Site, finish_what_was_begun, try_all
+
+if TYPE_CHECKING:
+    from harness import Arbiter
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+KINDS = {
+    "sync": ["-k", "sync"],
+    "threaded": ["-k", "threaded", "--threads", "4"],
+    "async": ["-k", "async", "--threads", "4"],
+}
+SOURCES = {"wsgi": WSGI, "asgi": ASGI}
+SECRETS = ("secret of the start", "secret of the middle", "SystemExit: 3", "longer than the Content-Length")
+
+
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+@pytest.mark.parametrize("interface", SOURCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_interface_behaves_alike_in_every_worker(arbiter: Arbiter, kind: str, interface: str, parser: str) -> None:
+    """One server per combination, which listens on TCP and on a unix socket; both are tried."""
+    arbiter.write("live.py", SOURCES[interface])
+    path = f"{arbiter.folder}/web.sock"
+    server = arbiter.serve(*KINDS[kind], "--http", parser, "--bind", f"unix:{path}", workers=1)
+    server.expect(*SECRETS)
+    sites = [
+        Site(
+            server, address, None, interface, kind != "sync", 1 if kind == "sync" else 4, f"{kind}-{interface}-{parser}-{name}"
+        )
+        for name, address in (("unix", path), ("tcp", server.tcp))
+    ]
+    for site in sites:
+        try_all(site)
+    finish_what_was_begun(sites[-1])
+
+    assert "arbiter, which goes on" not in server.log()
+    assert sites[0].seen(lifespan="lifespan.shutdown") == (1 if interface == "asgi" else 0)
