@@ -56,6 +56,7 @@ from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.transport import queue_wait
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from types import FrameType
 
@@ -316,7 +317,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     """A worker's whole life with the application that `application` gives. Returns the exit status."""
     settle_in(order, f"worker {order.id.slot}")
     os.environ[ID_VARIABLE] = str(order.id.slot)
-    portal.furnish(factory=None, log=order.log)
+    portal.furnish(factory=partial(_new_loop, order.settings.asgi_loop), log=order.log)
     hooks = order.hooks
     code = Exit.OK
     try:
@@ -385,6 +386,12 @@ def _prepare(order: Order | TemplateOrder) -> None:
     path = [*settings.pythonpath, settings.chdir]
     if sys.path[: len(path)] != path:
         sys.path[:0] = path
+
+
+def _new_loop(choice: str) -> asyncio.AbstractEventLoop:
+    from arbiter.workers.loops import new_loop  # when it is needed: it needs asyncio
+
+    return new_loop(choice)
 
 
 def _hire(order: Order, app: Any) -> Worker:

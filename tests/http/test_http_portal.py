@@ -56,7 +56,9 @@ def application(environ, start_response):
     return [body]
 """
 
-KINDS = {"sync": ["-k", "sync"], "threaded": ["-k", "threaded", "--threads", "2"]}
+KINDS = {"sync": ["-k", "sync"], "threaded": ["-k", "threaded", "--threads", "2"], "async": ["-k", "async"]}
+THREADS = {"sync": "arbiter-portal", "threaded": "arbiter-portal", "async": "MainThread"}
+"""Where the loop runs: in the async worker it is the worker's own."""
 
 
 @pytest.fixture(params=KINDS)
@@ -77,7 +79,7 @@ def test_a_view_waits_for_async_code_and_leaves_some_for_later(arbiter: Arbiter,
     server = serve(arbiter, kind)
     server.expect("forgotten by the view")
     for name in ("alice", "bob"):
-        assert server.get(f"/greet?{name}").text == f"{name} True arbiter-portal"
+        assert server.get(f"/greet?{name}").text == f"{name} True {THREADS[kind]}"
     assert server.get("/boom").status == 200
     until(lambda: "forgotten by the view" in server.log(), "the line in the log")
     assert server.get("/leave").status == 200
@@ -161,3 +163,20 @@ def test_the_example_of_the_documentation_works(arbiter: Arbiter, kind: str) -> 
         assert reply.status == 200
         assert "tea True arbiter-portal" in reply.text
         assert "cake True arbiter-portal" in reply.text
+
+
+def test_the_loop_is_the_one_that_the_settings_name(arbiter: Arbiter) -> None:
+    arbiter.write("mine.py", "import asyncio\n\nclass Loop(asyncio.SelectorEventLoop):\n    pass\n")
+    arbiter.write(
+        "live.py",
+        """
+from arbiter.portal import loop
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [type(loop()).__name__.encode()]
+""",
+    )
+    server = arbiter.serve("-k", "sync", "--loop", "mine:Loop", workers=1)
+
+    assert server.get("/").text == "Loop"
