@@ -254,7 +254,7 @@ class Settings:
         default="auto",
         section="Workers",
         flags=("--loop", "--asgi-loop"),
-        doc="The event loop of an async worker, and of `arbiter.portal` in the others. `auto` is uvloop where it is installed; "
+        doc="The event loop of an async worker, and of the portal in the others. `auto` is uvloop where it is installed; "
         "`module:factory` is called for a loop.",
     )
     asgi_lifespan: str = setting(

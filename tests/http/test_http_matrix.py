@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from behaviour import ASGI, WSGI, Site, finish_what_was_begun, try_all
+from certificates import Authority
 
 if TYPE_CHECKING:
     from harness import Arbiter
@@ -40,5 +41,22 @@ def test_every_interface_behaves_alike_in_every_worker(arbiter: Arbiter, kind: s
         try_all(site)
     finish_what_was_begun(sites[-1])
 
-    assert "arbiter, which goes on" not in server.log()
+    assert "inside Arbiter" not in server.log()
     assert sites[0].seen(lifespan="lifespan.shutdown") == (1 if interface == "asgi" else 0)
+
+
+# Whoever parses sees the same bytes with and without TLS: each parser once in each kind of worker.
+@pytest.mark.parametrize(("interface", "parser"), [("wsgi", "httptools"), ("asgi", "h11")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_interface_behaves_alike_under_tls(arbiter: Arbiter, kind: str, interface: str, parser: str) -> None:
+    arbiter.write("live.py", SOURCES[interface])
+    authority = Authority(arbiter.folder / "tls")
+    certificate, key = authority.issue("server", "localhost")
+    server = arbiter.serve(*KINDS[kind], "--http", parser, "--certfile", certificate, "--keyfile", key, workers=1)
+    server.expect(*SECRETS)
+    threads = 1 if kind == "sync" else 4
+    site = Site(server, server.tcp, authority.client(), interface, kind != "sync", threads, f"{kind}-{interface}-{parser}-tls")
+    try_all(site)
+    finish_what_was_begun(site)
+
+    assert "inside Arbiter" not in server.log()
