@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from sys import maxsize
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,7 @@ class Http1Connection(asyncio.Protocol):
         "_expects",
         "_framing",
         "_http",
+        "_is_due",
         "_is_fresh",
         "_is_half_closed",
         "_is_kept",
@@ -83,6 +85,7 @@ class Http1Connection(asyncio.Protocol):
         self._persistent = True
         self._expects = False  # the client waits for a 100
         self._is_fresh = True  # nothing has been received
+        self._is_due = False  # a request that was pipelined is looked at in a moment
         self._is_kept = False  # it has had a request
         self._is_half_closed = False  # it sends no more
         self._lingers = False  # it has its last response; what it sends is thrown away
@@ -134,10 +137,15 @@ class Http1Connection(asyncio.Protocol):
         """Whether the transport is to stay open for a response."""
         self._is_half_closed = True
         exchange = self._exchange
-        if self._lingers or exchange is None:
-            return False
-        self._persistent = False
-        if not self._http.body_ended or monotonic() - exchange.started > _WITH_ITS_REQUEST:
+        if exchange is None:
+            return self._is_due
+        try:
+            is_whole = self._http.read_ahead(maxsize)
+        except Refusal as refusal:
+            exchange.give_up(refusal)
+            return True
+        if not is_whole or monotonic() - exchange.started > _WITH_ITS_REQUEST:
+            self._persistent = False
             exchange.leave()
             return False
         exchange.close_soon()
@@ -248,7 +256,7 @@ class Http1Connection(asyncio.Protocol):
             status_line(status),
             exchange.fields,
             known=known,
-            persistent=self._persistent and self.site.keeps,
+            persistent=self._persistent and self.site.keeps and not (self._is_half_closed and not self._http.pending),
         )
         self._expects = False
         self._persistent = head.persistent
@@ -310,7 +318,7 @@ class Http1Connection(asyncio.Protocol):
         self.deadline = inf
         http = self._http
         site = self.site
-        if self._persistent and site.keeps and http.is_clear:
+        if self._persistent and site.keeps and http.is_clear and not self._is_half_closed:
             self.idle_since = now = site.now
             self.deadline = deadline = now + site.keepalive
             if deadline < self.booked:
@@ -327,15 +335,22 @@ class Http1Connection(asyncio.Protocol):
             self._part()
         elif http.pending:
             # In a turn of its own: a client that pipelines a thousand requests must not make this a thousand calls deep.
+            self._is_due = True
             site.loop.call_soon(self._next_pipelined)
+        elif self._is_half_closed:
+            self._part()
         else:
             self.complete()
 
     def _next_pipelined(self) -> None:
+        self._is_due = False
         if self._exchange is None and not self._lingers and not self.transport.is_closing():
             self._next()
             if self.deadline == inf and not self._exchange:
-                self._grant(self.site.head_timeout)  # a part of a head was here
+                if self._is_half_closed:
+                    self._close()  # a part of a head was here, and the rest will never come
+                    return
+                self._grant(self.site.head_timeout)
             if not self._is_half_closed and self._http.pending < _WAITING:
                 self.transport.resume_reading()
 

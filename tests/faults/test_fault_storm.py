@@ -51,11 +51,26 @@ class Poster(threading.Thread):
             self.count += 1
 
 
+ASGI = """
+import hashlib
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("none")
+    digest, more = hashlib.sha256(), True
+    while more:
+        message = await receive()
+        digest.update(message["body"])
+        more = message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": digest.hexdigest().encode()})
+"""
 BINDS = {"tcp": ("127.0.0.1:0",), "unix": ("unix:sock",), "shared": ("127.0.0.1:0", "--reuse-port")}
 
 
 @pytest.mark.parametrize(
-    ("kind", "bind"), [("sync", "tcp"), ("sync", "unix"), ("threaded", "tcp"), ("threaded", "unix"), ("threaded", "shared")]
+    ("kind", "bind"),
+    [("sync", "tcp"), ("sync", "unix"), ("threaded", "tcp"), ("threaded", "unix"), ("threaded", "shared"), ("async", "tcp")],
 )
 def test_a_storm_of_reloads_under_posts_loses_none(arbiter: Arbiter, kind: str, bind: str) -> None:
     """1. Ten threads post bodies of 16 KiB, 3000 at least. 2. HUP, TTIN, HUP, TTOU ... with growing gaps, 24 signals.
@@ -63,6 +78,8 @@ def test_a_storm_of_reloads_under_posts_loses_none(arbiter: Arbiter, kind: str, 
     Result: no failure; then as many workers as were asked for, of the last generation, and no descriptor more than before.
     """
     where, *flags = BINDS[bind]
+    if kind == "async":
+        arbiter.write("live.py", ASGI)
     server = arbiter.serve("-k", kind, *flags, workers=3, bind=where)
     server.wait_workers(3)
     before = descriptors(server.pid)

@@ -621,6 +621,15 @@ def test_a_client_that_shuts_down_its_side_with_its_request_gets_its_answer(serv
         assert client.rest() == b""
 
 
+def test_so_does_one_that_has_sent_a_body_or_several_requests(server: Server) -> None:
+    with connected(
+        server, b"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nwhole" + get("/order?0.1") + GET
+    ) as client:
+        client.sock.shutdown(socket.SHUT_WR)
+        assert [client.response().body for _ in range(3)] == [b"5 bytes", b"after 0.1", b"hello"]
+        assert client.rest() == b""
+
+
 def leave(client: Client, how: str) -> None:
     if how == "half":
         client.sock.shutdown(socket.SHUT_WR)
