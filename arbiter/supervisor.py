@@ -522,8 +522,12 @@ class Supervisor:
         count = blueprint.settings.workers
         kind, otherwise = blueprint.kind, ""
         if kind == AUTO:  # the application is not loaded yet: the worker says what it has become, when it is ready
-            kind = choose_kind(is_asgi=False, threads=blueprint.settings.threads)
-            otherwise = " (async if it is an ASGI application)"
+            kind = choose_kind(
+                is_asgi=False,
+                threads=blueprint.settings.threads,
+                has_websockets=blueprint.settings.websocket_app is not None,
+            )
+            otherwise = "" if kind == "async" else " (async if it is an ASGI application)"
         self._log.info(
             f"arbiter {__version__} (Python {python}) listening on {where}: {count} {kind} "
             f"worker{'s' * (count != 1)} for {blueprint.app.partition('(')[0]}{otherwise}, supervisor pid {pid}. "

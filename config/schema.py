@@ -100,6 +100,15 @@ class Settings:
         doc="The application to serve, as `module:attribute`. The attribute defaults to `application`; "
         "`module:factory()` calls a factory. On the command line it is the argument without a flag.",
     )
+    websocket_app: str | None = setting(
+        kinds.Nullable(kinds.Import()),
+        default=None,
+        section="Application",
+        flags=("--websocket-app",),
+        doc="Another application, for WebSockets. They go to it, an ASGI application like `project.asgi:application`, on "
+        "the same port and in the same workers; all HTTP goes to the first, which may be WSGI. `worker_class` must not be "
+        "`sync`; with `auto` the workers are async.",
+    )
     chdir: str = setting(
         kinds.Path(example="/srv/project"),
         default=".",

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers import portal
 from arbiter.workers.accesslog import open_access_log
-from arbiter.workers.app import BootError
+from arbiter.workers.app import BootError, load
 from arbiter.workers.base import ORPHAN_GRACE, Worker
 from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
+from arbiter.workers.detection import Interface, as_asgi3, detect
 from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
@@ -78,6 +79,7 @@ class AsyncWorker(Worker):
         """
         super().__init__(order, app)
         settings = self.settings
+        websocket_app = _load_websocket_app(settings.websocket_app)
         try:
             self.loop = new_loop(settings.asgi_loop)
         except LoopError as error:
@@ -88,14 +90,19 @@ class AsyncWorker(Worker):
         context = copy_context()
         self.access_log = open_access_log(settings, self.access) if self.access else None
         self.lifespan = context.run(Lifespan, self.app, self.lifespan_mode, self.log, context)
-        if failed := self.loop.run_until_complete(self.lifespan.start()):
-            self._end_loop(1.0)
-            raise BootError(failed)
+        mode = settings.asgi_lifespan if websocket_app is not None else "off"
+        self.websocket_lifespan = context.run(Lifespan, websocket_app, mode, self.log, context)
+        for lifespan in (self.lifespan, self.websocket_lifespan):
+            if failed := self.loop.run_until_complete(lifespan.start()):
+                self._end_loop(1.0)
+                raise BootError(failed)
         self.site = Site(self.loop, self.app, settings, self.log, self.row, self.access_log)
         install_websocket(self.site)
         self.furnish(self.site)
         self.site.context = context
-        self.site.state = self.lifespan.state
+        self.site.state = self.site.websocket_state = self.lifespan.state
+        if websocket_app is not None:
+            self.site.websocket_app, self.site.websocket_state = websocket_app, self.websocket_lifespan.state
         self.site.is_leaving = lambda: self.draining or self.retiring
         if self._quota or self.access_log:
             self.site.on_request_end = self._count
@@ -402,7 +409,8 @@ class AsyncWorker(Worker):
             return
         try:
             loop.run_until_complete(portal.settle(patience / 2))
-            loop.run_until_complete(self.lifespan.stop(max(0.1, patience / 2)))
+            for lifespan in (self.websocket_lifespan, self.lifespan):
+                loop.run_until_complete(lifespan.stop(max(0.1, patience / 2)))
             loop.run_until_complete(_end_tasks(min(1.0, patience)))
             loop.run_until_complete(loop.shutdown_asyncgens())
         except (Interrupted, RuntimeError):
@@ -411,6 +419,22 @@ class AsyncWorker(Worker):
             if hasattr(self, "hub"):
                 self.hub.close()
             asyncio.set_event_loop(None)
+
+
+def _load_websocket_app(name: str | None) -> Any:
+    """The application of the setting `websocket_app`, as ASGI 3; None without the setting.
+
+    Raises:
+        BootError: it can't be had, or is none of ASGI.
+    """
+    if name is None:
+        return None
+    app = load(name)
+    interface = detect(app)
+    if not interface.is_asgi:
+        wrong = "it is a WSGI application, and WebSockets need ASGI: name one like project.asgi:application"
+        raise BootError(Failed(f"looking at websocket_app, {name}", wrong, "", Exit.BOOT))
+    return as_asgi3(app) if interface is Interface.ASGI2 else app
 
 
 async def _end_tasks(patience: float) -> None:

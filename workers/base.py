@@ -402,9 +402,12 @@ def _hire(order: Order, app: Any) -> Worker:
     """
     settings = order.settings
     interface = interface_of(app, settings.interface)
+    has_websockets = settings.websocket_app is not None
     kind = order.kind
     if kind == AUTO:
-        kind = choose_kind(is_asgi=interface.is_asgi, threads=settings.threads)
+        kind = choose_kind(is_asgi=interface.is_asgi, threads=settings.threads, has_websockets=has_websockets)
+    if has_websockets and kind == "threaded":
+        kind = "async"  # WebSockets live on a loop, and so, in threads from there, does what is beside them
     if (kind == "async" or interface.is_asgi) and (settings.proxy_protocol != "off" or settings.protocol != "http"):
         why = "an event loop speaks neither the PROXY nor the uwsgi protocol: set proxy_protocol = off, protocol = http"
         raise BootError(Failed("looking at the settings", why, "", Exit.START))

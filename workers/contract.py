@@ -37,9 +37,9 @@ AUTO: Final = "auto"
 """In place of a kind: the worker chooses when it has the application, and says so when it is ready."""
 
 
-def choose_kind(*, is_asgi: bool, threads: int) -> str:
-    """The kind of worker that suits an application best."""
-    return "async" if is_asgi else "threaded" if threads > 1 else "sync"
+def choose_kind(*, is_asgi: bool, threads: int, has_websockets: bool) -> str:
+    """The kind of worker that suits an application best; `has_websockets`: one of its own serves them."""
+    return "async" if is_asgi or has_websockets else "threaded" if threads > 1 else "sync"
 
 
 ENTRY: Final = "arbiter.workers.base:run"

@@ -37,7 +37,8 @@ class LoopGatewayWorker(AsyncWorker):
             body_buffer=settings.body_buffer,
         )
         site.exchange = Exchange
-        site.upgrades.pop(b"websocket", None)  # WSGI has none: the request is served as what it is without
+        if settings.websocket_app is None:
+            site.upgrades.pop(b"websocket", None)  # WSGI has none: the request is served as what it is without
         site.cancels_on_disconnect = False  # what it writes next tells it
 
 

@@ -172,7 +172,7 @@ class Http2WebSocket(Http2Stream):
         offer = websocket_handshake.read_offer(request.fields)
         scope = websocket_scope(connection.template, request, offer)
         scope["headers"] = request.fields.copy()
-        scope["state"] = site.state.copy()
+        scope["state"] = site.websocket_state.copy()
         scope["extensions"] = EXTENSIONS | connection.template.get("extensions", {})
         exchange = self.exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:

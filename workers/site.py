@@ -106,6 +106,8 @@ class Site:
         """What carries out a request: another for what is no ASGI application."""
         self.websocket_app: Any = app
         """Whose WebSockets are."""
+        self.websocket_state = self.state
+        """Of its lifespan."""
         self.active: dict[Activity, None] = {}
         """Requests and handshakes whose application has not returned, the oldest first."""
         self.sockets: dict[WebSocketExchange, None] = {}

@@ -95,10 +95,10 @@ class WebSocketConnection(asyncio.Protocol):
         self._left = 0  # bytes that waited to be sent when that was set
 
     def begin(self, request: Request, offer: Offer, template: dict[str, Any], rest: bytes) -> None:
-        """Have the application look at the handshake; `rest` has come behind it."""
+        """Have the application take up the handshake; `rest` has come behind it."""
         site = self.site
         scope = websocket_scope(template, request, offer)
-        scope["state"] = site.state.copy()
+        scope["state"] = site.websocket_state.copy()
         scope["extensions"] = EXTENSIONS | template.get("extensions", {})
         exchange = self._exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:

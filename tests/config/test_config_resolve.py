@@ -27,6 +27,13 @@ def problems(cwd: Path, *argv: str, environ: Mapping[str, str] | None = None) ->
     return [str(problem) for problem in error.value.problems]
 
 
+def test_a_sync_worker_is_not_asked_to_hold_websockets(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "-k", "sync", "--websocket-app", "a.asgi", "a.wsgi")
+
+    assert 'websocket_app = "a.asgi"' in problem
+    assert "a sync worker holds no WebSockets, and worker_class is sync (" in problem
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "arbiter.toml").write_text(
         '# ours\nwokers = 3\nworkers = "abc"\nhttp = "http2"\nbind = ["a:1", "A:1"]\nchdir = "/no/such"\n'

@@ -1,0 +1,118 @@
+"""One site, two applications: HTTP goes to the one, WebSockets to the other, in the same workers and on the same port."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from websocket_client import open_websocket
+from wire import TEXT, close, frame
+
+if TYPE_CHECKING:
+    from harness import Arbiter, Server
+
+pytestmark = pytest.mark.process
+
+PAGES = """
+import os
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"page {os.getpid()} {environ.get('HTTP_UPGRADE', '')}".encode()]
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        scope["state"]["of"] = "pages"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"page {os.getpid()} {scope['state']['of']}".encode()})
+"""
+SOCKETS = """
+import json, os
+
+class Application:
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"]["of"] = "sockets"
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            open("stopped", "w").close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            said = {"pid": os.getpid(), "of": scope["state"]["of"], "heard": message["text"]}
+            await send({"type": "websocket.send", "text": json.dumps(said)})
+
+application = Application()
+"""
+
+
+def serve(arbiter: Arbiter, pages: str, *arguments: str) -> Server:
+    arbiter.write("pages.py", PAGES)
+    arbiter.write("sockets.py", SOCKETS)
+    return arbiter.launch("-w", "1", *arguments, "--websocket-app", "sockets", f"pages:{pages}").wait_ready()
+
+
+def page(server: Server) -> str:
+    return httpx.get("http://{}:{}".format(*server.tcp)).text
+
+
+@pytest.mark.parametrize(
+    ("pages", "kind"),
+    [("wsgi", ()), ("wsgi", ("-k", "threaded", "--threads", "2")), ("wsgi", ("-k", "async")), ("asgi", ())],
+    ids=["wsgi-auto", "wsgi-threaded", "wsgi-async", "asgi-auto"],
+)
+def test_pages_and_sockets_come_from_one_worker(arbiter: Arbiter, pages: str, kind: tuple[str, ...]) -> None:
+    """1. A WebSocket stays open; pages are asked for beside it; the WebSocket answers still.
+
+    Result: both come from the same process, each from its own application with its own lifespan, whose end is told.
+    """
+    server = serve(arbiter, pages, *kind)
+    (worker,) = server.workers()
+    state = " pages" if pages == "asgi" else " "
+    with open_websocket(server, "/anything") as client:
+        for word in (b"before", b"after"):
+            client.send(frame(TEXT, word))
+            expected = {"pid": worker.pid, "of": "sockets", "heard": word.decode()}
+            assert json.loads(client.read_frame()[1]) == expected
+            for _ in range(3):
+                assert page(server) == f"page {worker.pid}{state}"
+        client.send(close(1000))
+        assert client.rest() == b"\x88\x02\x03\xe8"
+    assert server.stop() == 0
+    assert (server.folder / "stopped").exists()
+
+
+def test_a_reload_whose_websocket_application_is_broken_is_refused(arbiter: Arbiter) -> None:
+    """The sockets' module raises, then is one of WSGI; both reloads are refused with the reason, and the old one serves on."""
+    server = serve(arbiter, "wsgi")
+    server.expect("KeyError: 'mistake'")
+    with open_websocket(server) as client:
+        arbiter.write("sockets.py", "raise KeyError('mistake')")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log(r"reload refused: .*KeyError: 'mistake'")
+        arbiter.write("sockets.py", "def application(environ, start_response): pass")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log(r"reload refused: .*it is a WSGI application, and WebSockets need ASGI")
+        client.send(frame(TEXT, b"still here?"))
+        assert b"still here?" in client.read_frame()[1]
+        assert page(server).startswith("page")
+
+
+def test_a_handshake_is_a_request_like_others_where_nobody_serves_websockets(arbiter: Arbiter) -> None:
+    arbiter.write("pages.py", PAGES)
+    server = arbiter.launch("-w", "1", "-k", "async", "pages:wsgi").wait_ready()
+    with open_websocket(server) as client:
+        assert client.head.startswith(b"HTTP/1.1 200 OK")
