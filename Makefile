@@ -8,7 +8,7 @@ PYTEST_FLAGS ?=
 # Handed to the benchmarks as they are: make bench BENCH_FLAGS=--quick
 BENCH_FLAGS ?=
 
-.PHONY: help serve test check coverage docs bench
+.PHONY: help serve test check coverage docs site changelog release-check bench
 
 help:
 	@echo "make serve   the demo project with nine workers, on http://127.0.0.1:8000 (Ctrl-C stops it)"
@@ -16,6 +16,8 @@ help:
 	@echo "make check   lint, types, import contracts"
 	@echo "make coverage  whether the tests of the policy reach every branch of it"
 	@echo "make docs    write the generated files of docs/ and deploy/ anew"
+	@echo "make site    the documentation as a site, in build/site"
+	@echo "make release-check   what is released is built, installed from wheel and sdist, and served from each"
 	@echo "make bench   Arbiter and its peers, measured: an hour; with BENCH_FLAGS=--quick half a minute (--help: more)"
 
 # exec: Arbiter takes the shell's place, so that a signal reaches it and its exit status is the recipe's.
@@ -37,6 +39,7 @@ check: .venv/.test
 docs: .venv/.test
 	$(BIN)/python -m arbiter.config.render > docs/settings.md
 	$(BIN)/python -m arbiter.config.render schema > docs/arbiter.schema.json
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/python -m arbiter.templates deploy
 	$(BIN)/python -m benchmarks.report
 
@@ -44,6 +47,17 @@ docs: .venv/.test
 coverage: .venv/.test
 	PYTHONSAFEPATH=1 $(BIN)/pytest tests/fleet -n auto --cov=arbiter.fleet --cov=arbiter.lifecycle --cov=arbiter.succession \
 	  --cov=arbiter.books --cov-branch --cov-report=term-missing --cov-fail-under=100 $(PYTEST_FLAGS)
+
+site: .venv/.test
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b dirhtml docs build/site
+	@echo "build/site/index.html"
+
+changelog: .venv/.test
+	$(BIN)/towncrier build --draft --version next
+
+release-check: .venv/.test
+	PYTHONSAFEPATH=1 $(BIN)/pytest tests/packaging
+	$(BIN)/towncrier build --draft --version next
 
 # The figures of a whole run become docs/performance.md by `make docs`.
 bench: .venv-bench/.ready

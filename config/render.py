@@ -129,7 +129,7 @@ def help_text() -> str:
     parts = [USAGE, "", "Serve a Python web application with worker processes."]
     for section in SECTIONS:
         rows = [row for row in SETTINGS.values() if row.section == section and row.flags]
-        parts += ["", f"{section}:"]
+        parts += ["", f"{section}:"] if rows else []
         parts += [_help_line(row.flags, row.kind.metavar, f"{row.summary} [{default_text(row)}]") for row in rows]
     parts += ["", "Commands:"]
     parts += [_help_line(option.flags, option.metavar, option.doc) for option in OPTIONS]

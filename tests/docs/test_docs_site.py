@@ -1,0 +1,120 @@
+"""The documentation: it is made from the code, it builds without a warning, its links lead somewhere, and its commands work."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import procfs
+import pytest
+from harness import BASE
+from waiting import until
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_the_reference_is_fresh() -> None:
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import make_reference as m, sys, json; json.dump({n: p() for n, p in m.PAGES.items()}, sys.stdout)",
+        ],
+        env={**os.environ, "PYTHONPATH": str(DOCS)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    import json
+
+    written = {name: (DOCS / "reference" / name).read_text() for name in ("process.md", "log.md")}
+    assert json.loads(made.stdout) == written, "run: python docs/make_reference.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_site_builds_without_a_warning_and_every_link_within_it_leads_somewhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "dirhtml", str(DOCS), str(tmp_path / "site")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = {path.parent for path in (tmp_path / "site").rglob("index.html")}
+    broken = []
+    for page in pages:
+        for link in re.findall(r'href="([^"#:?]+)(?:#[^"]*)?"', (page / "index.html").read_text()):
+            target = Path(os.path.normpath(page / link))
+            if not target.exists():
+                broken.append(f"{page.relative_to(tmp_path)}: {link}")
+    assert broken == []
+
+
+def test_every_link_in_the_readme_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+READY = "for turn in $(seq 300); do grep -q 'all .* ready' server.log && break; sleep 0.1; done"
+STEP = re.compile(r"<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n```\w+\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+GUIDES = [path for path in sorted(DOCS.rglob("*.md")) if STEP.search(path.read_text())]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: str(path.relative_to(DOCS)))
+def test_the_commands_of_a_guide_work_as_written(guide: Path, tmp_path: Path) -> None:
+    """1. Its files are written and its commands run in order, in one shell. Result: each prints what the guide shows below it.
+
+    In a network namespace of its own, so that every guide may have port 8000; a server is waited for until its log says that it
+    serves, which a reader sees too.
+    """
+    if os.geteuid():
+        pytest.skip("only root can make a network namespace")
+    shown, script = [], ["set -m", "ip link set lo up"]
+    for match in STEP.finditer(guide.read_text()):
+        if match["file"]:
+            script.append(f"mkdir -p \"$(dirname {match['file']})\"\ncat > {match['file']} <<'END'\n{match['text']}END")
+            continue
+        for block in re.split(r"^\$ ", match["text"], flags=re.MULTILINE)[1:]:
+            command, _, expected = block.partition("\n")
+            shown.append((command, expected))
+            script.append(f"echo '@@@'; {command}")
+            if command.endswith("&"):
+                script[-1] = f"echo '@@@'; {command[:-1]} 2>server.log &\n{READY}"
+            else:
+                script.append("test $? = 0 || echo FAILED")
+    script.append("kill %1 2>/dev/null; wait")
+    environment = {**BASE, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PWD": str(tmp_path)}
+    process = subprocess.Popen(
+        ["unshare", "--net", "bash", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output = process.communicate(timeout=100)[0]
+    finally:
+        if process.poll() is None:
+            process.kill()
+    log = (tmp_path / "server.log").read_text() if (tmp_path / "server.log").exists() else ""
+
+    found = output.split("@@@\n")[1:]
+    assert len(found) == len(shown), output
+    for (command, expected), text in zip(shown, found, strict=True):
+        assert "FAILED" not in text, f"{command}\n{text}\n{log}"
+        for line in expected.strip().splitlines():
+            assert line in text, f"{command}: expected {line!r} in\n{text}\n{log}"
+    assert "Traceback" not in log
+    until(lambda: not [p for p in procfs.everyone() if p.session == process.pid], "the end of all that was started")
