@@ -541,10 +541,11 @@ class Settings:
         default="auto",
         section="HTTP",
         flags=("--http2",),
-        doc="Whether an async worker speaks HTTP/2. Over TLS where the client chooses it (ALPN); without TLS where the client "
-        "begins with it or asks for it (`Upgrade: h2c`). It needs the extra `http2` (`pip install 'arbiter-server[http2]'`): "
-        "where that is not installed, `auto` serves HTTP/1.1 only and `on` does not start. A proxy that passes `Upgrade: h2c` "
-        "on gives its clients a connection that it does not look into: have it remove the field (nginx does), or choose `off`.",
+        doc="Whether an async or threaded worker speaks HTTP/2. Over TLS where the client chooses it (ALPN); without TLS where "
+        "the client begins with it or asks for it (`Upgrade: h2c`). It needs the extra `http2` (`pip install "
+        "'arbiter-server[http2]'`): where that is not installed, `auto` serves HTTP/1.1 only and `on` does not start. A proxy "
+        "that passes `Upgrade: h2c` on gives its clients a connection that it does not look into: have it remove the field "
+        "(nginx does), or choose `off`.",
     )
     http2_max_concurrent_streams: int = setting(
         kinds.Whole(1, 10_000, example=100),

@@ -257,6 +257,20 @@ class Client(SocketTransport):
     def _settle(self, tls: TlsSocket) -> None:
         """Nothing: `flush` sends it when the client reads."""
 
+    def detach(self) -> socket.SocketType | TlsSocket:
+        """What it is a client over, which is not its any more."""
+        return self._socket if self._tls is None else self._tls
+
+    @property
+    def is_secured(self) -> bool:
+        """It is under TLS."""
+        return self._tls is not None
+
+    @property
+    def protocol(self) -> str | None:
+        """What ALPN has chosen, under TLS."""
+        return None if self._tls is None else self._tls.tls.selected_alpn_protocol()
+
     def half_close(self) -> None:
         """Nothing more will be sent.
 

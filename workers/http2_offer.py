@@ -29,6 +29,20 @@ def offer_http2(site: Site, choice: str, *, at_once: bool) -> bool:
     Raises:
         Http2MissingError: the setting is ``on``, and h2 is not installed.
     """
+    if not can_offer_http2(choice):
+        return False
+    if at_once or choice == "on":
+        from arbiter.workers import http2_connection  # noqa: F401  so that it is there
+    site.upgrades[b"h2"] = site.upgrades[b"h2c"] = _takes_over
+    return True
+
+
+def can_offer_http2(choice: str) -> bool:
+    """Whether HTTP/2 is wanted, and can be had.
+
+    Raises:
+        Http2MissingError: as `offer_http2`.
+    """
     if choice == "off":
         return False
     if importlib.util.find_spec("h2") is None or importlib.util.find_spec("hpack") is None:
@@ -37,9 +51,6 @@ def offer_http2(site: Site, choice: str, *, at_once: bool) -> bool:
                 "http2 = on: h2 is not installed. pip install 'arbiter-server[http2]', or set http2 to auto"
             )
         return False
-    if at_once or choice == "on":
-        from arbiter.workers import http2_connection  # noqa: F401  so that it is there
-    site.upgrades[b"h2"] = site.upgrades[b"h2c"] = _takes_over
     return True
 
 

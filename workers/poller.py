@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import suppress
 from heapq import nsmallest
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.deadlines import Deadlines
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import socket
     from collections import deque
     from collections.abc import Iterable
+
+    from arbiter.workers.tlssocket import TlsSocket
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
@@ -70,7 +72,7 @@ class Poller:
 
     # By the lead ------------------------------------------------------------------------------------------------------
 
-    def poll(self, seconds: float, ready: deque[Client | socket.socket]) -> list[Client]:
+    def poll(self, seconds: float, ready: deque[Any]) -> list[Client]:
         """Put clients from whom something has come into `ready`, after them listeners that may have a connection.
 
         Waits up to so many seconds, or until something is due. Returns clients in the stages after the response from whom
@@ -171,6 +173,15 @@ class Poller:
 
     def close(self, client: Client) -> None:
         """The end of a busy client."""
+        self._let_go(client)
+        client.close()
+
+    def detach(self, client: Client) -> socket.SocketType | TlsSocket:
+        """A busy client's socket, for whoever serves it from now on."""
+        self._let_go(client)
+        return client.detach()
+
+    def _let_go(self, client: Client) -> None:
         self._deadlines.forget(client)
         with self._arming:
             if client.armed:
@@ -178,7 +189,6 @@ class Poller:
                 self._epoll.unregister(client.fd)
             client.armed = _GONE
             del self.clients[client.fd]
-            client.close()
         if self._deaf_until:
             self._deaf_until = time.monotonic()
             self.ring()

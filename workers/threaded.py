@@ -16,16 +16,19 @@ polls, and the kernel wakes another worker.
 from __future__ import annotations
 
 import resource
+import socket
 import threading
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers.app import BootError
 from arbiter.workers.base import BREATH
 from arbiter.workers.client import Client, Stage
-from arbiter.workers.contract import Doing
+from arbiter.workers.contract import Doing, Exit, Failed
 from arbiter.workers.crew import Crew
 from arbiter.workers.gateway import LINGER, GatewayWorker
+from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
@@ -33,10 +36,10 @@ from arbiter.workers.timelimit import TimeLimit
 from arbiter.workers.transport import STRIDE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from arbiter.workers.contract import Order, Row
+    from arbiter.workers.http2_in_threads import Http2InThreads, Job
     from arbiter.workers.interfaces.wsgi import Exchange
     from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.forwarded import Told
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 # A member read from its class costs ten globals.
 _FRESH, _KEPT, _PIPELINED, _HEAD, _BODY, _WRITING, _LINGERING, _OPENING = Stage
 
+_PRI: Final = b"PRI"
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What HTTP/2 begins with (RFC 9113 section 3.4), and a part that is not mistaken for a method of HTTP/1."""
 _TURN: Final = 0.2
 """Seconds from one look of the main thread at what may have been left undone to the next, when all threads are busy."""
 _LAST_TURNS: Final = 0.02
@@ -85,8 +91,11 @@ class ThreadedWorker(GatewayWorker):
         self._seats = [_Seat(row, self._substitute) for row in rows]
         self._free = self._seats[settings.threads :]
         """For those who take the places of threads that only wait."""
+        self._speaks_http2 = self._may_speak_http2()
+        self._http2: Http2InThreads | None = None
+        """Made for the first client that speaks it."""
         self._poller = Poller(self.listeners, settings.worker_connections, self._foreign)
-        self._crew: Crew[_Seat, Client | socket.socket] = Crew(self._attend, self._take)
+        self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take)
         self._door = threading.Lock()
         self._accepting = True
         self._reported: set[_Seat] = set()
@@ -103,6 +112,20 @@ class ThreadedWorker(GatewayWorker):
             _OPENING: settings.handshake_timeout,
         }
 
+    def _may_speak_http2(self) -> bool:
+        """Whether HTTP/2 is offered.
+
+        Raises:
+            BootError: it is demanded, and can't be had.
+        """
+        try:
+            is_offered = can_offer_http2(self.settings.http2)
+        except Http2MissingError as error:
+            raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
+        if is_offered and self._tls is not None:
+            self._tls.offer("h2", "http/1.1")
+        return is_offered
+
     def listen(self) -> None:
         _allow_descriptors(self.settings.worker_connections + _SPARE)
         self._poller.listen()
@@ -118,6 +141,8 @@ class ThreadedWorker(GatewayWorker):
             self._hire(seat)
         while not self.retiring:
             self._turn(_TURN)
+        if self._http2 is not None:
+            self._http2.retire()
         while self._is_needed():
             for seat in self._seats:
                 if exchange := seat.exchange:
@@ -132,6 +157,8 @@ class ThreadedWorker(GatewayWorker):
 
     def _turn(self, seconds: float) -> None:
         self.poll(seconds)
+        if self._http2 is not None:
+            self._http2.tally(self._own.row)
         if self._limit:
             self._cancel_overruns()
         self._crew.poll_once(self._own)
@@ -150,6 +177,8 @@ class ThreadedWorker(GatewayWorker):
                 else:
                     self._poller.stop_listening()
             lost = sum(seat.limit.is_lost(now) for seat in self._seats)
+            if self._http2 is not None and not self._http2.is_done:
+                return True
             return self._accepting or len(self._poller.clients) > lost
 
     def _cancel_overruns(self) -> None:
@@ -212,13 +241,15 @@ class ThreadedWorker(GatewayWorker):
 
     # The threads ------------------------------------------------------------------------------------------------------
 
-    def _take(self, seat: _Seat, found: Client | socket.socket) -> bool:
+    def _take(self, seat: _Seat, found: Client | socket.socket | Job) -> bool:
         """Serve what has come; False: the thread is not needed any more."""
         try:
             if isinstance(found, Client):
                 self._advance(seat, found)
-            else:
+            elif isinstance(found, socket.socket):
                 self._accept(seat, found)
+            else:
+                self._run(seat, found)
         except Exception:  # what an application raises doesn't come here
             self.log.exception(_MISTAKE)
         if seat.substituted:
@@ -228,12 +259,43 @@ class ThreadedWorker(GatewayWorker):
             return False
         return True
 
+    def _run(self, seat: _Seat, job: Job) -> None:
+        """Answer a request of an HTTP/2 connection."""
+        job.io_bound = seat.io_bound
+        seat.row.phase(Doing.APP)
+        job.run()
+        seat.row.phase(Doing.IDLE)
+
+    def _hand_over(self, client: Client, received: bytes) -> None:
+        """The client speaks HTTP/2."""
+        if self._http2 is None:
+            with self._door:
+                if self._http2 is None:
+                    self._http2 = self._open_http2()
+        address = (client.host, int(client.port)) if client.port else ""
+        tls = self._tls if client.is_secured else None
+        self._http2.adopt(self._poller.detach(client), tls, address, received)
+
+    def _open_http2(self) -> Http2InThreads:
+        from arbiter.workers.http2_in_threads import Http2InThreads
+
+        return Http2InThreads(
+            self.app,
+            self.settings,
+            self.log,
+            self.access_log,
+            self._crew.queue,
+            self._poller.ring,
+            is_leaving=lambda: self.draining or self.retiring,
+            on_request_end=self.count_request,
+        )
+
     def _accept(self, seat: _Seat, listener: socket.socket) -> None:
         """Serve one connection of `listener`, if there is one."""
         with self._door:
             if not self._accepting:
                 return
-            if len(self._poller.clients) >= self._poller.bound:
+            if len(self._poller.clients) + (self._http2.count if self._http2 else 0) >= self._poller.bound:
                 self._poller.stop_listening(BREATH)
                 return
             accepted = self.accept(listener)
@@ -286,15 +348,24 @@ class ThreadedWorker(GatewayWorker):
         try:
             if client.opening is not None and not self._open(client, client.opening):
                 return
+            if client.stage is _FRESH and client.is_secured and client.protocol == "h2":
+                self._hand_over(client, b"")
+                return
+            is_first, data = False, b""
             if client.stage is not _PIPELINED:
                 if self.queue_timeout and (client.stage is _KEPT or client.stage is _FRESH):
                     client.waited = max(client.waited, client.wait())
-                data = client.receive_now()
-                if not data:
-                    if data is None:
+                received = client.receive_now()
+                if not received:
+                    if received is None:
                         self._poller.release(client, READ)
                     else:
                         self._poller.close(client)
+                    return
+                data = received
+                is_first = client.stage is _FRESH and self._speaks_http2
+                if is_first and data.startswith(_PRI) and _PREFACE.startswith(data[: len(_PREFACE)]):
+                    self._hand_over(client, data)
                     return
                 http.feed(data)
             request = client.request
@@ -304,6 +375,9 @@ class ThreadedWorker(GatewayWorker):
                     self._wait_for(client, _HEAD)
                     return
             if request.length and not self._has_body(client, request):
+                return
+            if is_first and request.upgrade == b"h2c" and not request.length:
+                self._hand_over(client, data)
                 return
             told = self.judge(request, client.host, client.waited, trusted=client.is_trusted)
         except Refusal as refusal:

@@ -183,6 +183,10 @@ class TlsSocket:
         self._unsent = self._unsent[sent:]
         return not self._unsent
 
+    def getsockname(self) -> object:
+        """Its own address."""
+        return self._socket.getsockname()
+
     def fileno(self) -> int:
         """Its descriptor, for a poll."""
         number: int = self._socket.fileno()

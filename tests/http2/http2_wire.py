@@ -211,7 +211,12 @@ class Peer:
 
     def response(self, stream: int) -> tuple[int, bytes]:
         """Status and content, when END_STREAM has come."""
-        self.until(lambda f: f.stream == stream and f.kind in (DATA, HEADERS) and f.flags & END_STREAM, f"response {stream}")
+
+        def is_end(f: Frame) -> bool:
+            return f.stream == stream and f.kind in (DATA, HEADERS) and bool(f.flags & END_STREAM)
+
+        if not any(map(is_end, self.seen)):
+            self.until(is_end, f"response {stream}")
         body = b"".join(f.payload for f in self.seen if f.kind == DATA and f.stream == stream)
         return int(dict(self.fields[stream][-1 if ":status" in dict(self.fields[stream][-1]) else 0])[":status"]), body
 
