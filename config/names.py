@@ -54,6 +54,8 @@ class Note(NamedTuple):
 _NO_DIRTY: Final = (
     "Arbiter has no dirty workers. Give long jobs to a task queue (Celery, RQ, Dramatiq), or to a service of their own."
 )
+_NO_CONTROL: Final = "there is no control socket. Signals do what it does, and arbiterctl sends them: arbiterctl --help."
+_NO_TUNING: Final = "windows follow what the application reads, so that a connection's memory is bounded by itself."
 _STRICT: Final = "readers that differ on this can be made to see other requests than Arbiter does. Mend the client, or "
 
 NOTES: Final[Mapping[str, Note]] = MappingProxyType(
@@ -123,6 +125,27 @@ NOTES: Final[Mapping[str, Note]] = MappingProxyType(
             ("--casefold-http-method",),
             Takes.NONE,
         ),
+        "asgi_disconnect_grace_period": Note(
+            3,
+            "an application is told at once that its client has gone, and ends by itself. cancel_on_disconnect cancels it, "
+            "request_timeout bounds it.",
+            ("--asgi-disconnect-grace-period",),
+        ),
+        "control_socket": Note(None, _NO_CONTROL, ("--control-socket",)),
+        "control_socket_mode": Note(0o600, _NO_CONTROL, ("--control-socket-mode",)),
+        "control_socket_disable": Note(False, _NO_CONTROL, ("--no-control-socket",), Takes.NONE),
+        "http2_cleartext": Note(
+            "off", "HTTP/2 without TLS belongs to http2: auto and on take it, off does not.", ("--http2-cleartext",)
+        ),
+        "http2_initial_window_size": Note(65535, _NO_TUNING, ("--http2-initial-window-size",)),
+        "http2_max_frame_size": Note(
+            16384, "frames are of the size that every peer takes (RFC 9113 section 4.2).", ("--http2-max-frame-size",)
+        ),
+        "http2_max_header_list_size": Note(
+            65536,
+            "fields are bounded in every protocol by limit_request_fields and limit_request_field_size.",
+            ("--http2-max-header-list-size",),
+        ),
         "dirty_apps": Note([], _NO_DIRTY, ("--dirty-app",), Takes.MANY),
         "dirty_workers": Note(0, _NO_DIRTY, ("--dirty-workers",)),
         "dirty_timeout": Note(300, _NO_DIRTY, ("--dirty-timeout",)),
@@ -150,7 +173,15 @@ class Alias(NamedTuple):
 
 
 ALIASES: Final[Mapping[str, Alias]] = MappingProxyType(
-    {"http_parser": Alias("http", ("--http-parser",), MappingProxyType({"fast": "httptools", "python": "h11"}))}
+    {
+        "http_parser": Alias("http", ("--http-parser",), MappingProxyType({"fast": "httptools", "python": "h11"})),
+        "http_protocols": Alias(
+            "http2",
+            ("--http-protocols",),
+            MappingProxyType({"h1": "off", "h2": "on", "h1,h2": "auto", "h2,h1": "auto"}),
+        ),
+        "websocket_max_message_size": Alias("ws_max_size", ("--websocket-max-message-size",), MappingProxyType({})),
+    }
 )
 
 # Two names are near when difflib's ratio reaches this. `bnd` and `tiemout` do (0.857); `workers_per_core`, a helper
