@@ -69,14 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(SCRIPTS[resolved.about](), end="")
         case Action.CHECK:
-            for warning in resolved.warnings:
-                print(f"arbiter: {warning}", file=sys.stderr)
-            if fault := _tls_fault(resolved):
-                print(f"arbiter: {fault}", file=sys.stderr)
-                from arbiter.workers.contract import Exit
-
-                return Exit.START
-            print("The configuration is sound.")
+            return _check(resolved)
         case Action.RUN:
             return _run(resolved, before_us)
     return OK
@@ -107,16 +100,28 @@ def _init(words: Sequence[str]) -> int:
     return OK
 
 
-def _tls_fault(resolved: Resolved) -> str:
-    """What is wrong with the files of TLS; empty if nothing is. Never called where workers are forked: it imports ssl."""
-    if not resolved.settings.certfile:
-        return ""
-    tls = importlib.import_module("arbiter.workers.tls")
-    try:
-        tls.check(resolved.settings)
-    except tls.TlsError as error:
-        return f"{error}. Workers read it as the user who starts Arbiter."
-    return ""
+def _check(resolved: Resolved) -> int:
+    """See whether the settings would serve: they are sound, so the files of TLS, and whether the application loads.
+
+    Never where workers are forked: it imports ssl, and the application.
+    """
+    from arbiter.workers.contract import CHECK_ENTRY, Exit
+
+    for warning in resolved.warnings:
+        print(f"arbiter: {warning}", file=sys.stderr)
+    if resolved.settings.certfile:
+        tls = importlib.import_module("arbiter.workers.tls")
+        try:
+            tls.check(resolved.settings)
+        except tls.TlsError as error:
+            print(f"arbiter: {error}. Workers read it as the user who starts Arbiter.", file=sys.stderr)
+            return Exit.START
+    module, _, name = CHECK_ENTRY.partition(":")
+    if failed := getattr(importlib.import_module(module), name)(resolved.settings):
+        print(f"arbiter: failed while {failed.phase}: {failed.error}\n{failed.traceback}".rstrip(), file=sys.stderr)
+        return int(failed.code)
+    print("The configuration is sound.")
+    return OK
 
 
 def _fill_standard_streams() -> None:

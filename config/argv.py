@@ -54,7 +54,9 @@ SHELLS = ("bash", "zsh", "fish")
 CONFIG_OPTION = Option(("-c", "--config"), "FILE", "Read this file: TOML or Python", {})
 FORMAT_OPTION = Option(("--format",), "|".join(FORMATS), "The form of --print-config [text]", {"choices": FORMATS})
 ACTION_OPTIONS = {
-    Action.CHECK: Option(("--check-config",), "", "Check the configuration, then exit", {"action": "store_true"}),
+    Action.CHECK: Option(
+        ("--check-config",), "", "Check the configuration and load the application, then exit", {"action": "store_true"}
+    ),
     Action.PRINT: Option(
         ("--print-config",), "", "Print every setting and where it came from, then exit", {"action": "store_true"}
     ),

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from arbiter.config.schema import Settings
     from arbiter.workers.contract import Hooks, Message, Order, TemplateOrder
 
 WAIT: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
@@ -322,7 +323,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     code = Exit.OK
     try:
         if hooks:
-            _prepare(order)
+            prepare(order.settings)
             if order.settings.preload_app:
                 attempt("after_fork", hooks.after_fork)
             attempt("post_fork", lambda: hooks.post_fork(order.listeners))
@@ -379,9 +380,8 @@ def _on_abort(hooks: Hooks, _signum: int, _frame: FrameType | None) -> None:
     raise Interrupted(_ABORTED)
 
 
-def _prepare(order: Order | TemplateOrder) -> None:
+def prepare(settings: Settings) -> None:
     """What applications and hooks see before anything of theirs runs: environment and import path."""
-    settings = order.settings
     os.environ.update((name, value) for name, value in settings.raw_env if name != ID_VARIABLE)  # its value is ours to say
     path = [*settings.pythonpath, settings.chdir]
     if sys.path[: len(path)] != path:
@@ -477,7 +477,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
     if settings.user or settings.group:  # before they are taken on: Arbiter itself may be installed where they can't read
         for place in (*KINDS.values(), *_CROSSED.values()):
             _class_at(place)
-    _prepare(order)
+    prepare(settings)
     os.umask(settings.umask)
     try:
         drop(settings.user, settings.group, initgroups=settings.initgroups)

@@ -45,6 +45,8 @@ def choose_kind(*, is_asgi: bool, threads: int, has_websockets: bool) -> str:
 ENTRY: Final = "arbiter.workers.base:run"
 TEMPLATE_ENTRY: Final = "arbiter.workers.template:run"
 """What a child runs: `run(order) -> exit status`. By name, for the same reason."""
+CHECK_ENTRY: Final = "arbiter.workers.check:check"
+"""What loads the application for ``--check-config``: `check(settings) -> Failed | None`."""
 
 
 DUMP_SIGNAL: Final = signal.SIGRTMIN + 1

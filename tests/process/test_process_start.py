@@ -362,3 +362,20 @@ def test_several_addresses_are_served_together(arbiter: Arbiter, tmp_path: Path)
 
     assert server.get().status == 200
     assert ask(str(tmp_path / "sock")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "told"),
+    [
+        ("def application(e, s): ...", 0, "The configuration is sound."),
+        ("import nosuchmodule", 3, "failed while importing live: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("app = 1", 4, "'live' has no 'application'"),
+        ("import os\nassert os.environ['WHERE'] == 'here'\ndef application(e, s): ...", 0, "The configuration is sound."),
+    ],
+)
+def test_check_config_loads_the_application_and_starts_nothing(arbiter: Arbiter, source: str, status: int, told: str) -> None:
+    arbiter.write("live.py", source)
+    found, words = arbiter.fail("--check-config", "-e", "WHERE=here", "live")
+
+    assert (found, told in words) == (status, True), words
+    assert "listening" not in words
