@@ -42,6 +42,8 @@ class Server:
     """What its installation needs besides pip."""
     note: str = ""
     """What one has to know to read its figures."""
+    is_asgi: bool = False
+    """It serves ASGI, and is measured with what it answers only."""
 
     @property
     def ours(self) -> bool:
@@ -62,9 +64,13 @@ class Server:
         """Whether there is something to measure."""
         return workload.needs <= self.has
 
+    @property
+    def interface(self) -> str:
+        """Which of an application's callables it serves."""
+        return "asgi" if self.is_asgi or self.has & {Feature.ASGI, Feature.HTTP2} else "wsgi"
+
     def words(self, workload: Workload, port: int) -> list[str]:
         """The command line."""
-        interface = "asgi" if self.has & {Feature.ASGI, Feature.HTTP2} else "wsgi"
         values = {
             "python": sys.executable,
             "bin": os.path.dirname(sys.executable),
@@ -72,7 +78,7 @@ class Server:
             "port": port,
             "workers": workload.workers,
             "threads": workload.threads,
-            "app": f"{workload.app}:{interface}",
+            "app": f"{workload.app}:{self.interface}",
         }
         return [word.format(**values) for word in self.command.split()]
 
@@ -106,6 +112,13 @@ SERVERS: Final = (
         HELLO,
     ),
     Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC | HTTP2 | SOCKETS),
+    Server(
+        "arbiter-async-log",
+        "arbiter-server",
+        ARBITER + KEEP + "-k async --access-logfile access.log {app}",
+        HELLO,
+        is_asgi=True,
+    ),
     Server("gunicorn-sync", "gunicorn", GUNICORN + "-k sync {app}", SYNC),
     Server("gunicorn-gthread", "gunicorn", GUNICORN + "-k gthread --threads {threads} {app}", THREADED),
     Server(
@@ -164,6 +177,13 @@ SERVERS: Final = (
         "{python} -m uvicorn --host 127.0.0.1 --port {port} --loop uvloop --http httptools --no-access-log"
         " --log-level warning --timeout-keep-alive 60 {app}",
         HELLO | ASGI | IDLE | SOCKETS,
+    ),
+    Server(
+        "uvicorn-log",
+        "uvicorn",
+        "{python} -m uvicorn --host 127.0.0.1 --port {port} --loop uvloop --http httptools --timeout-keep-alive 60 {app}",
+        HELLO,
+        is_asgi=True,
     ),
 )
 

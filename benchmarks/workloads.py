@@ -115,6 +115,10 @@ WORKLOADS: Final = (
     Workload("starlette", "Starlette, JSON", app="starlette_site", path="/json", needs=ASGI, reply=82),
     Workload("post", "POST of 64 KiB", path="/post", reply=5, body=64 << 10),
     Workload("stream", "stream of 1 MiB in 16 KiB chunks", path="/stream", reply=1 << 20),
+    Workload("post-asgi", "ASGI, POST of 64 KiB", path="/post", needs=ASGI, reply=5, body=64 << 10),
+    Workload("stream-asgi", "ASGI, stream of 1 MiB in 16 KiB chunks", path="/stream", needs=ASGI, reply=1 << 20),
+    Workload("starlette-stream", "Starlette, StreamingResponse", app="starlette_site", path="/stream", needs=ASGI, reply=30),
+    Workload("sleep", "ASGI, 10 ms of sleep, 256 connections", path="/sleep", needs=ASGI, connections=256),
     Workload("file", "file of 10 MiB, wsgi.file_wrapper", path="/file", reply=FILE_BYTES, connections=8),
     Workload(
         "websocket",

@@ -14,6 +14,7 @@ HELLO = b"Hello, world!\n"
 HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(HELLO)))]
 CHUNK, CHUNKS = b"x" * (16 << 10), 64
 SLOW = 0.2
+NAP = 0.01
 BLOCK = 64 << 10
 
 
@@ -74,6 +75,8 @@ async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable
         return
     elif path == "/slow":
         await asyncio.sleep(SLOW)
+    elif path == "/sleep":
+        await asyncio.sleep(NAP)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": data})
 

@@ -1,4 +1,4 @@
-"""One Starlette view."""
+"""Two Starlette views: JSON, and a short stream."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from payload import PAYLOAD
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
 
 
@@ -17,4 +19,13 @@ async def view(_request: Request) -> JSONResponse:
     return JSONResponse(PAYLOAD)
 
 
-asgi = Starlette(routes=[Route("/json", view)])
+async def lines() -> AsyncIterator[bytes]:
+    for _ in range(3):
+        yield b"ten bytes\n"
+
+
+async def stream(_request: Request) -> StreamingResponse:
+    return StreamingResponse(lines(), media_type="text/plain")
+
+
+asgi = Starlette(routes=[Route("/json", view), Route("/stream", stream)])

@@ -190,7 +190,8 @@ def test_asgi_servers_get_the_asgi_application() -> None:
 
     for server in SERVERS:
         app = next((word for word in server.words(hello, 8000) if word.startswith("plain:")), None)
-        expected = "plain:asgi" if Feature.ASGI in server.has else "plain:wsgi"
+        speaks_asgi = Feature.ASGI in server.has or server.name in {"gunicorn-http2", "arbiter-async-log", "uvicorn-log"}
+        expected = "plain:asgi" if speaks_asgi else "plain:wsgi"
         assert app == (None if server.name == "limit-canned" else expected)
 
 
