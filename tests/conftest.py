@@ -11,10 +11,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "process"))
 
 from harness import Arbiter
+
+# An example costs what it costs on a loaded machine: time limits for each only make tests flaky.
+settings.register_profile(
+    "house", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("house")
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
