@@ -21,7 +21,7 @@ class Place:
 
     __slots__ = ("_job", "_pool", "is_spare")
 
-    def __init__(self, pool: Pool, job: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, job: Callable[[Place], None]) -> None:
         self._pool = pool
         self._job = job
         self.is_spare = False
@@ -29,7 +29,7 @@ class Place:
 
     def run(self) -> None:
         """In its thread: do what there is to do."""
-        self._job()
+        self._job(self)
 
     def give_up(self) -> bool:
         """``arbiter.io_bound``: let another request begin in place of this one, which only waits. Whether there is a spare one.
@@ -59,8 +59,11 @@ class Pool:
         self._threads = 0
         self._busy = 0
 
-    def enter(self, job: Callable[[], None]) -> Place:
-        """Have a thread call `job` as soon as there is one. `leave` is due when it has returned."""
+    def enter(self, job: Callable[[Place], None]) -> Place:
+        """Have a thread call `job`, with its place, as soon as there is one. `leave` is due when it has returned.
+
+        The place is given to the job as well, since that may run before this has returned.
+        """
         place = Place(self, job)
         self._waiting.append(place)
         self._seat()

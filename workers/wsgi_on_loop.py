@@ -208,7 +208,7 @@ class _Visit:
         self._contents: SimpleQueue[bytes | None] = SimpleQueue()
         # The loop's own.
         self._unacknowledged = 0
-        self._place: Place = gateway.pool.enter(self._run)
+        self._place: Place = gateway.pool.enter(self._run)  # last: the thread may run before the next line does
 
     # On the loop ------------------------------------------------------------------------------------------------------
 
@@ -270,11 +270,11 @@ class _Visit:
 
     # In the thread ----------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, place: Place) -> None:
         refusal: Refusal | None = _FAILED
         try:
             exchange = _Pep3333(self._exchange.request, self, self, self._gateway.log)
-            self.limit.run(inf, partial(self._serve, exchange))
+            self.limit.run(inf, partial(self._serve, exchange, place))
             refusal = exchange.refusal
             if exchange.is_whole:
                 refusal = None
@@ -285,13 +285,13 @@ class _Visit:
         finally:
             self._post(self._end, refusal)
 
-    def _serve(self, exchange: _Pep3333) -> None:
+    def _serve(self, exchange: _Pep3333, place: Place) -> None:
         if self._is_cancelled:
             return  # between the pool and here
         scope = self._exchange.scope
         environ = self._gateway.environ(scope)
         environ["arbiter.extend_deadline"] = scope["extensions"]["arbiter.extend_deadline"]
-        environ["arbiter.io_bound"] = self._place.give_up
+        environ["arbiter.io_bound"] = place.give_up
         self._context.run(exchange.run, self._gateway.app, environ)
 
     def open(self, status: int, fields: Fields, headers: list[tuple[str, str]], framing: Framing, size: int) -> None:

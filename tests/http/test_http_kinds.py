@@ -182,3 +182,30 @@ def test_a_worker_that_leaves_waits_for_the_thread_of_a_request(arbiter: Arbiter
 
     assert held.reply().text == "wsgi"
     assert server.ended() == 0
+
+
+EARLY = """
+import time
+from arbiter.workers.pool import Pool
+
+enter = Pool.enter
+
+def late(self, job):
+    place = enter(self, job)
+    time.sleep(0.05)  # the thread is through with the request before the loop goes on
+    return place
+
+Pool.enter = late
+
+def application(environ, start_response):
+    environ["arbiter.io_bound"]()
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_a_thread_that_is_quicker_than_the_loop_that_woke_it_serves_its_request(arbiter: Arbiter) -> None:
+    arbiter.write("live.py", EARLY)
+    server = arbiter.serve("--worker-class", "async", "--threads", "2", workers=1)
+
+    assert [server.get() for _ in range(3)] == [(200, "ok")] * 3
