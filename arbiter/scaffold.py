@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-gunicorn", metavar="FILE", help="take the settings from a configuration file of Gunicorn's")
     parser.add_argument("--systemd", action="store_true", help="also a unit, and a socket unit")
     parser.add_argument("--nginx", action="store_true", help="also a site for nginx")
+    parser.add_argument("--haproxy", action="store_true", help="also a frontend and a backend for HAProxy")
     parser.add_argument("--docker", action="store_true", help="also a Dockerfile, and a compose file")
     parser.add_argument("--kubernetes", action="store_true", help="also a Deployment and a Service")
     parser.add_argument("--name", help="of the site [the directory's name]")
@@ -80,7 +81,7 @@ def plan(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> Pla
     if options.app:
         project = project._replace(app=options.app, why="the command line")
     name = _name(options.name or os.path.basename(directory))
-    has_socket = options.nginx and not (options.docker or options.kubernetes)
+    has_socket = options.nginx and not (options.haproxy or options.docker or options.kubernetes)
     address = f"unix:/run/{name}/http.sock" if has_socket else "127.0.0.1:8000"
     words = []
     files = {}
@@ -89,7 +90,8 @@ def plan(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> Pla
         files["arbiter.toml"], notes = _translated(settings, options.from_gunicorn, project)
         words += notes
     else:
-        files["arbiter.toml"] = configuration(project, address if options.systemd else "127.0.0.1:8000")
+        listens = address if options.systemd else "127.0.0.1:8000"
+        files["arbiter.toml"] = configuration(project, listens, has_health=options.haproxy)
     if not project.app and not options.from_gunicorn:
         words.append("No application was found: write its module:attribute into arbiter.toml, as wsgi_app.")
     elif project.app:
@@ -111,6 +113,12 @@ def plan(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> Pla
         upstream = address if options.systemd else "127.0.0.1:8000"
         files[f"deploy/{name}.nginx.conf"] = templates.nginx(name, upstream=upstream, static=static, server_name="_")
         words.append(f"As root: cp deploy/{name}.nginx.conf /etc/nginx/conf.d/{name}.conf; nginx -t && nginx -s reload")
+    if options.haproxy:
+        files[f"deploy/{name}.haproxy.cfg"] = templates.haproxy(name, upstreams=["127.0.0.1:8000"])
+        words.append(
+            f'It asks /healthz: arbiter.toml must have health_path = "/healthz". As root: cat deploy/{name}.haproxy.cfg '
+            ">> /etc/haproxy/haproxy.cfg; haproxy -c -f /etc/haproxy/haproxy.cfg && systemctl reload haproxy"
+        )
     if options.docker:
         files["Dockerfile"] = _dockerfile(directory, project)
         files[".dockerignore"] = templates.dockerignore()
@@ -150,8 +158,8 @@ _HEAD: Final = """\
 """
 
 
-def configuration(project: Project, address: str) -> str:
-    """A new arbiter.toml: the application and its address, and as comments what people change."""
+def configuration(project: Project, address: str, *, has_health: bool = False) -> str:
+    """A new arbiter.toml: the application and its address, and as comments what people change; `health_path` if it is asked."""
     app = project.app or "module:application"
     found = f"  # {project.framework}, found in {project.why}" if project.framework else ""
     parts = [_HEAD, f"{'' if project.app else '# '}wsgi_app = {literal(app)}{found}\n"]
@@ -163,7 +171,8 @@ def configuration(project: Project, address: str) -> str:
         if name == "threads" and project.interface == ASGI:
             continue
         shown = row.kind.render(row.kind.parse(row.kind.example))
-        parts.append(f"\n# {row.summary}. Default: {default_text(row)}.\n# {name} = {literal(shown)}\n")
+        mark = "" if name == "health_path" and has_health else "# "
+        parts.append(f"\n# {row.summary}. Default: {default_text(row)}.\n{mark}{name} = {literal(shown)}\n")
     return "".join(parts)
 
 

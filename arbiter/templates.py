@@ -6,7 +6,10 @@ arguments are what differs between sites. `%i` as a name makes a template unit o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DRAIN: Final = 5
 """Seconds that systemd and Kubernetes wait longer than `graceful_timeout` before they kill: for Arbiter's own end."""
@@ -154,6 +157,10 @@ server {{
         proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header X-Forwarded-Proto $scheme;
         proxy_set_header X-Forwarded-Host $host;
+        # What a client says of itself in another field would contradict these, and Arbiter answers that with 400.
+        proxy_set_header Forwarded "";
+        proxy_set_header X-Forwarded-Protocol "";
+        proxy_set_header X-Forwarded-Ssl "";
         proxy_set_header X-Request-ID $request_id;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection ${variable}_connection;
@@ -163,6 +170,56 @@ server {{
     }}
 }}
 """
+
+
+def haproxy(name: str, *, upstreams: Sequence[str]) -> str:
+    """A frontend and a backend for HAProxy (2.4 or later), to stand in its haproxy.cfg.
+
+    Args:
+        name: of the site.
+        upstreams: where Arbiter listens, each a host and a port: ``127.0.0.1:8000``.
+    """
+    servers = "".join(f"    server {name}{number} {each}\n" for number, each in enumerate(upstreams, 1))
+    return f"""\
+# {name} behind HAProxy: append it to /etc/haproxy/haproxy.cfg. It leans on no `defaults`.
+frontend {name}
+    mode http
+    bind :::80 v4v6
+    # bind :::443 v4v6 ssl crt /etc/haproxy/{name}.pem alpn h2,http/1.1
+    timeout http-request 10s
+    timeout client 60s
+    # An idle client keeps its connection to Arbiter, which keeps it for 75 s (its setting keepalive): HAProxy closes first,
+    # so no request meets a connection that is being closed.
+    timeout http-keep-alive 60s
+    default_backend {name}
+
+backend {name}
+    mode http
+    # Who the client is, in fields and not by `send-proxy-v2`: a connection that begins with one client's address can serve no
+    # other client, and that protocol does not tell the scheme. To have it all the same, write `send-proxy-v2` at the end of
+    # each `server` line, and proxy_protocol = "v2" in arbiter.toml.
+    http-request set-header X-Forwarded-For %[src]
+    http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header X-Request-ID %[uuid()]
+    # What a client says of itself in another field would contradict these, and Arbiter answers that with 400.
+    http-request del-header Forwarded
+    http-request del-header X-Forwarded-Protocol
+    http-request del-header X-Forwarded-Ssl
+    timeout connect 5s
+    # A worker may think for long, and an open event stream or WebSocket be silent; Arbiter has its own limits.
+    timeout server 1h
+    timeout tunnel 1h
+    # A request that can be repeated is, when its connection ends before the answer begins; others are never sent twice.
+    retry-on conn-failure empty-response
+    http-request disable-l7-retry unless METH_GET
+    option redispatch 1
+    # health_path says 503 for the time of drain_delay: that has to be longer than the 2 s after which a server is left out.
+    option httpchk GET /healthz
+    timeout check 5s
+    default-server check inter 1s fall 2 rise 1
+    # One for each machine. TCP, and no Unix socket: Debian's haproxy runs in a chroot, from where it sees none.
+{servers}"""
 
 
 def dockerfile(*, python: str, install: str, app: str) -> str:
@@ -279,6 +336,7 @@ DEPLOY: Final = {
     ),
     "systemd/arbiter@.socket": unit_socket("%i", address="/run/%i/http.sock", group="www-data"),
     "nginx/site.conf": nginx("site", upstream="unix:/run/site/http.sock", static="/srv/site/static", server_name="_"),
+    "haproxy/site.cfg": haproxy("site", upstreams=["127.0.0.1:8000"]),
     "docker/Dockerfile": dockerfile(
         python="3.13",
         install="COPY requirements.txt .\nRUN pip install -r requirements.txt arbiter-server\n",

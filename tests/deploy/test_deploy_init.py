@@ -162,7 +162,7 @@ def init(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-ALL = ("--systemd", "--nginx", "--docker", "--kubernetes", "--name", "My Shop")
+ALL = ("--systemd", "--nginx", "--haproxy", "--docker", "--kubernetes", "--name", "My Shop")
 
 
 @pytest.mark.process
@@ -180,11 +180,13 @@ def test_the_command_writes_all_that_it_is_asked_for_and_says_what_to_do_with_it
         "deploy/my-shop.service",
         "deploy/my-shop.socket",
         "deploy/my-shop.nginx.conf",
+        "deploy/my-shop.haproxy.cfg",
         "deploy/kubernetes.yaml",
     }
     assert "The application is shop.wsgi:application (Django, manage.py)." in first
     assert all(f"wrote {name}\n" in first and f"kept {name}, which is there" in second for name in files)
     assert str(tmp_path / "collected") in (tmp_path / "deploy/my-shop.nginx.conf").read_text()
+    assert resolve([], {}, str(tmp_path)).settings.health_path == "/healthz", "what HAProxy asks must be there"
 
 
 # deploy/ --------------------------------------------------------------------------------------------------------------

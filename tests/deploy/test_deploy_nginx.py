@@ -7,18 +7,13 @@ import hashlib
 import http.client
 import json
 import os
-import shutil
-import socket
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from waiting import PATIENCE, until
+from fronts import free_port, nginx
+from waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from harness import Arbiter
 
 pytestmark = pytest.mark.process
@@ -56,35 +51,6 @@ stream {{
 }}
 """
 KINDS = [("--worker-class", "sync"), ("--worker-class", "threaded", "--threads", "2")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, text: str, port: int) -> Iterator[None]:
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "nginx is needed: apt-get install nginx-light libnginx-mod-stream"
-    (folder / "nginx.conf").write_text(text)
-    process = subprocess.Popen([program, "-p", str(folder), "-c", "nginx.conf"], cwd=folder)
-    try:
-
-        def listens() -> bool:
-            assert process.poll() is None, (folder / "nginx.err").read_text()
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
-                return True
-            return False
-
-        until(listens, "nginx")
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 def ask(port: int, path: str, body: bytes | None = None, *, chunked: bool = False) -> dict[str, str]:
