@@ -288,8 +288,8 @@ class Settings:
         default_text="no limit",
         section="Workers",
         flags=("--limit-connections-per-address",),
-        doc="Connections that one address may have open with one threaded worker. More are answered with 503. Behind a proxy "
-        "all come from its address, unless it speaks the PROXY protocol. 0: no limit.",
+        doc="Connections that one address may have open with one worker. More are answered with 503. Behind a "
+        "proxy all come from its address, unless it speaks the PROXY protocol. 0: no limit.",
     )
     min_uptime: float = setting(
         kinds.Duration(example="5s"),
@@ -786,7 +786,7 @@ class Settings:
         section="Proxies",
         flags=("--protocol",),
         doc="What is spoken on every address. `uwsgi` is the protocol of nginx's `uwsgi_pass`; each connection has one "
-        "request. Sync and threaded workers speak it. See docs/proxies.md.",
+        "request. See docs/proxies.md.",
     )
     uwsgi_allow_ips: tuple[str, ...] = setting(
         fronts.Networks(),

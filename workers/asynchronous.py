@@ -27,6 +27,7 @@ from arbiter.workers.app import BootError, load
 from arbiter.workers.base import ORPHAN_GRACE, Worker
 from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
 from arbiter.workers.detection import Interface, as_asgi3, detect
+from arbiter.workers.fronts import TOO_MANY, accepted_address, proxied_address, proxied_environ
 from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
@@ -37,6 +38,7 @@ from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
 from arbiter.workers.stacks import application_traceback
+from arbiter.workers.transport import queue_wait
 from arbiter.workers.warmup_asgi import warm_up_asgi
 from arbiter.workers.websocket_connection import install as install_websocket
 
@@ -44,9 +46,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from arbiter.workers.contract import Order
+    from arbiter.workers.protocols.proxy import ProxyReader
     from arbiter.workers.site import Activity
     from arbiter.workers.tls import Tls
-    from arbiter.workers.tlssocket import TlsSocket
 
 _SWEEP: Final = 1.0
 """Longest time between two sweeps, in seconds; a quarter of the shortest deadline if that is less."""
@@ -109,7 +111,8 @@ class AsyncWorker(Worker):
         self.site.on_departure = self._make_room
         self._tls = self._prepare_tls() if settings.certfile else None
         try:
-            is_offered = offer_http2(self.site, settings.http2, at_once=self._tls is not None)
+            choice = settings.http2 if settings.protocol == "http" else "off"
+            is_offered = offer_http2(self.site, choice, at_once=self._tls is not None)
         except Http2MissingError as error:
             self._end_loop(1.0)
             raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
@@ -117,6 +120,7 @@ class AsyncWorker(Worker):
             self._tls.offer("h2", "http/1.1")
         self.hub = Hub(self.loop, self.listeners, self._welcome)
         self._facts = {listener: (int(listener.family), listener.getsockname()) for listener in self.listeners}
+        self._expects_headers = settings.proxy_protocol != "off"
         self._is_full = False
         self._leaving = 0.0  # when it was told to retire, in monotonic seconds; 0.0: it was not
         self._is_cancelled = False
@@ -193,10 +197,15 @@ class AsyncWorker(Worker):
         family, server = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
-        if self._tls is not None:
-            self._shake_hands(self._tls, client, address, server)
+        address = accepted_address(address)
+        reader = site.fronts.header_reader(address[0] if address else "") if self._expects_headers else None
+        if self._tls is not None or reader is not None:
+            self._open(client, address, server, reader)
         else:
-            HubTransport(self.hub, client, address, Http1Connection(site, scheme="http", server=server, client=address))
+            connection = Http1Connection(site, scheme="http", server=server, client=address)
+            HubTransport(self.hub, client, address, connection)
+            if site.is_one_too_many(connection):
+                connection.turn_away(TOO_MANY)
         return len(site.connections) < bound
 
     def _prepare_tls(self) -> Tls:
@@ -207,21 +216,39 @@ class AsyncWorker(Worker):
             tls.when_unreadable = lambda why: self.say(Spent(why))
         return tls
 
-    def _shake_hands(self, tls: Tls, client: socket.SocketType, address: object, server: object) -> None:
-        """Serve a connection when its TLS handshake is over."""
+    def _open(self, client: socket.SocketType, address: Any, server: object, reader: ProxyReader | None) -> None:
+        """Serve a connection when what comes before HTTP is over: a PROXY header, a TLS handshake, or both."""
         from arbiter.workers.tls_on_loop import Handshake, TlsTransport, tls_extension
 
-        site = self.site
+        site, tls = self.site, self._tls
+        waited = queue_wait(client) if site.measures_waits else 0.0
 
-        def serve(secured: TlsSocket) -> None:
-            connection = Http1Connection(site, scheme="https", server=server, client=address)
-            connection.template["extensions"] = {"tls": tls_extension(tls, secured.tls)}
-            transport = TlsTransport(self.hub, secured, address, connection)
-            if secured.tls.selected_alpn_protocol() == "h2":
+        def serve(opening: Opening) -> None:
+            proxied, secured = opening.proxied, opening.secured
+            peer = proxied_address(proxied, address) if proxied else address
+            connection = Http1Connection(site, scheme="https" if secured else "http", server=server, client=peer)
+            connection.waited = waited
+            if site.tells_environ:
+                shown = {**(tls.facts(secured.tls) if tls and secured else {}), **(proxied_environ(proxied) if proxied else {})}
+                connection.template["environ"] = (shown, None)
+            if tls and secured:
+                connection.template["extensions"] = {"tls": tls_extension(tls, secured.tls)}
+                transport: HubTransport = TlsTransport(self.hub, secured, peer, connection)
+            else:
+                transport = HubTransport(self.hub, client, peer, connection)
+            is_http2 = secured is not None and secured.tls.selected_alpn_protocol() == "h2"
+            if site.is_one_too_many(connection):
+                connection.turn_away(TOO_MANY, silently=is_http2)
+                return
+            if is_http2:
                 site.upgrades[b"h2"](connection, None, b"")
-            transport.ready(select.EPOLLIN)  # a request that came with the handshake's end is in no kernel's buffer
+            if secured:
+                transport.ready(select.EPOLLIN)  # a request that came with the handshake's end is in no kernel's buffer
+            elif opening.received:
+                connection.data_received(opening.received)
 
-        Handshake(self.hub, site, client, Opening(client, None, tls), self.settings.handshake_timeout, serve)
+        host = address[0] if address else ""
+        Handshake(self.hub, site, client, host, Opening(client, reader, tls), self.settings.handshake_timeout, serve)
 
     def _evict(self) -> bool:
         """Make room: the longest idle connections go. Whether there were any."""

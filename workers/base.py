@@ -408,9 +408,6 @@ def _hire(order: Order, app: Any) -> Worker:
         kind = choose_kind(is_asgi=interface.is_asgi, threads=settings.threads, has_websockets=has_websockets)
     if has_websockets and kind == "threaded":
         kind = "async"  # WebSockets live on a loop, and so, in threads from there, does what is beside them
-    if (kind == "async" or interface.is_asgi) and (settings.proxy_protocol != "off" or settings.protocol != "http"):
-        why = "an event loop speaks neither the PROXY nor the uwsgi protocol: set proxy_protocol = off, protocol = http"
-        raise BootError(Failed("looking at the settings", why, "", Exit.START))
     worker = worker_class(kind, interface)(order, as_asgi3(app) if interface is Interface.ASGI2 else app)
     if order.kind == AUTO:
         worker.serves = f"{kind}, for {order.title} is {interface.value}"

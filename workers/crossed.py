@@ -31,12 +31,14 @@ class LoopGatewayWorker(AsyncWorker):
             self.app,
             self.loop,
             self.log,
+            site.fronts,
             # One is the default, and no wish: who wants a WSGI application to be served one by one takes the sync worker.
             threads=settings.threads if settings.threads > 1 else settings.io_threads or 1,
             spare=settings.io_threads,
             body_buffer=settings.body_buffer,
         )
         site.exchange = Exchange
+        site.tells_environ = True
         if settings.websocket_app is None:
             site.upgrades.pop(b"websocket", None)  # WSGI has none: the request is served as what it is without
         site.cancels_on_disconnect = False  # what it writes next tells it

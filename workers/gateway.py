@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
+from arbiter.workers.fronts import Fronts, accepted_address, proxied_address, proxied_environ
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_told, add_variables, listener_environ, worker_environ
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.opening import Opening
-from arbiter.workers.protocols.forwarded import Forwarding
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
-from arbiter.workers.protocols.policy import Refusal
-from arbiter.workers.protocols.proxy import ProxyReader
-from arbiter.workers.protocols.trust import Trust, plain_host
 from arbiter.workers.protocols.uwsgi import UwsgiConnection
 from arbiter.workers.warmup import warm_up
 
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
     from arbiter.workers.protocols.forwarded import Told
-    from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.protocols.policy import Refusal, Request
     from arbiter.workers.tls import Tls
 
 LINGER: Final = 2.0
@@ -47,17 +44,8 @@ class GatewayWorker(Worker):
         super().__init__(order, with_health(app, path, lambda: self.draining or self.retiring) if path else app)
         settings = self.settings
         self._tls = self._prepare_tls() if settings.certfile else None
-        self._header_senders = Trust(settings.proxy_allow_ips) if settings.proxy_protocol != "off" else None
-        self.forwarding = Forwarding(
-            Trust(settings.forwarded_allow_ips),
-            facts=settings.forwarded_facts,
-            scheme_headers=settings.secure_scheme_headers,
-            forwarder_headers=settings.forwarder_headers,
-            header_map=settings.header_map,
-        )
-        self._uwsgi_peers = Trust(settings.uwsgi_allow_ips) if settings.protocol == "uwsgi" else None
-        self._connection_class = UwsgiConnection if self._uwsgi_peers else Connection
-        self.queue_timeout = settings.queue_timeout
+        self.fronts = Fronts(settings)
+        self._connection_class = UwsgiConnection if settings.protocol == "uwsgi" else Connection
         self._parse = head_parser(settings.http)
         self._limits = Limits.of(
             request_line=settings.limit_request_line,
@@ -98,33 +86,7 @@ class GatewayWorker(Worker):
         family, environ = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
-        if family == socket.AF_INET6:
-            address = (plain_host(address[0]), *address[1:])
-        return client, address, environ
-
-    def judge(self, request: Request, host: str, waited: float, *, trusted: bool) -> Told | None:
-        """What proxies say of a request that the application is about to get; None: nothing.
-
-        Args:
-            request: as it came.
-            host: the peer's; empty on a unix socket.
-            waited: seconds that it lay in the kernel, as far as known.
-            trusted: `forwarding` trusts the peer.
-
-        Raises:
-            Refusal: the application does not get it.
-        """
-        if self._uwsgi_peers:  # what the front end says is in its variables, and the fields are its client's
-            if not self._uwsgi_peers.covers(host):
-                raise Refusal(403, "This peer may not speak the uwsgi protocol.")
-            trusted = False
-        told = self.forwarding.read(request, trusted=trusted)
-        if self.queue_timeout:
-            if told is not None and told.began:
-                waited = max(waited, time.time() - told.began)
-            if waited > self.queue_timeout:
-                raise Refusal(503, "The server is overloaded.", retry_after=max(1, round(self.queue_timeout)))
-        return told
+        return client, accepted_address(address), environ
 
     def introduce(self, environ: dict[str, Any], http: Connection, request: Request, told: Told | None) -> Request:
         """Add what front ends and proxies say to an environ; the request to be served."""
@@ -155,9 +117,7 @@ class GatewayWorker(Worker):
 
     def opening(self, client: socket.SocketType, address: Any) -> Opening | None:
         """What comes before HTTP on a connection that was just accepted; None: nothing."""
-        reader = None
-        if self._header_senders and self._header_senders.covers(address[0] if address else ""):
-            reader = ProxyReader(self.settings.proxy_protocol)
+        reader = self.fronts.header_reader(address[0] if address else "")
         return Opening(client, reader, self._tls) if reader or self._tls else None
 
     def opened(self, opening: Opening, address: Any, environ: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -165,11 +125,8 @@ class GatewayWorker(Worker):
         if self._tls and opening.secured:
             environ = {**environ, "wsgi.url_scheme": "https", **self._tls.facts(opening.secured.tls)}
         if proxied := opening.proxied:
-            environ = {**environ, "PROXY_PROTOCOL": proxied.protocol}
-            if proxied.destination:
-                environ["PROXY_ADDR"], environ["PROXY_PORT"] = proxied.destination.host, str(proxied.destination.port)
-            if proxied.source:
-                address = (plain_host(proxied.source.host), proxied.source.port)
+            environ = {**environ, **proxied_environ(proxied)}
+            address = proxied_address(proxied, address)
         return address, environ
 
     def tell_refused(self, refusal: Refusal, host: str) -> None:

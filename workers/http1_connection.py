@@ -55,6 +55,7 @@ class Http1Connection(asyncio.Protocol):
         "_is_due",
         "_is_fresh",
         "_is_half_closed",
+        "_is_judged",
         "_is_kept",
         "_left",
         "_lingers",
@@ -71,6 +72,7 @@ class Http1Connection(asyncio.Protocol):
         "site",
         "template",
         "transport",
+        "waited",
     )
 
     def __init__(self, site: Site, *, scheme: str, server: object, client: object) -> None:
@@ -78,7 +80,16 @@ class Http1Connection(asyncio.Protocol):
         self.site = site
         self.client = client[0] if isinstance(client, tuple) else ""
         """The peer's host; empty on a unix socket."""
-        self.template = connection_scope(scheme=scheme, server=server, client=client, root_path=site.root_path)
+        self.template = connection_scope(
+            scheme=scheme,
+            server=server,
+            client=client,
+            root_path=site.root_path,
+            trusted=site.fronts.trusts(self.client),
+        )
+        self.waited = 0.0
+        """Seconds that what the client has sent of its next request lay in the kernel, if there is a `queue_timeout`."""
+        self._is_judged = site.judges(self.template)
         self._http = site.parser()
         self._exchange: Exchange | None = None
         self._framing = _NO_BODY
@@ -121,6 +132,8 @@ class Http1Connection(asyncio.Protocol):
             if http.pending >= _WAITING:
                 self.transport.pause_reading()
             return
+        if self.site.measures_waits:
+            self.waited = max(self.waited, self.transport.wait())
         if self._is_fresh:
             self._is_fresh = False
             if data.startswith(b"PRI") and self._is_preface(data):
@@ -189,8 +202,16 @@ class Http1Connection(asyncio.Protocol):
         self._is_kept = True
         if request.upgrade and self._is_taken_over(request):
             return
+        template = self.template
+        if self._is_judged:
+            try:
+                request, template = site.introduce(request, template, self.waited, self._http.variables)
+            except Refusal as refusal:
+                self._refuse_head(refusal)
+                return
+            self.waited = 0.0
         self._expects = request.expects_continue
-        self._exchange = site.begin(self, request, self.template)
+        self._exchange = site.begin(self, request, template)
 
     def _is_taken_over(self, request: Request) -> bool:
         """Whether another protocol has taken the connection."""
@@ -204,6 +225,14 @@ class Http1Connection(asyncio.Protocol):
         self.site.remove(self)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
+
+    def turn_away(self, refusal: Refusal, *, silently: bool = False) -> None:
+        """Answer before anything was asked, or just close: a client that expects HTTP/2 would not understand."""
+        if silently:
+            self.site.tell_refused(refusal, self.client)
+            self._close()
+        else:
+            self._refuse_head(refusal)
 
     def _refuse_head(self, refusal: Refusal) -> None:
         """Answer a request that was not let through."""

@@ -26,6 +26,7 @@ from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import LINGER
 
 if TYPE_CHECKING:
+    from arbiter.workers.hub import HubTransport
     from arbiter.workers.protocols.http2_stream import Stream
     from arbiter.workers.protocols.policy import Request
     from arbiter.workers.site import Site
@@ -41,6 +42,7 @@ def takes_over(connection: Any, request: Request | None, rest: bytes) -> bool:
     """`site.Successor`, for ``h2`` and ``h2c``."""
     site: Site = connection.site
     successor = Http2Connection(site, connection.template, connection.client)
+    successor.waited = connection.waited
     if request is None:
         connection.hand_over(successor)
     else:
@@ -72,6 +74,7 @@ class Http2Connection(asyncio.Protocol):
         "_flush_due",
         "_idle_until",
         "_is_fresh",
+        "_is_judged",
         "_last_call",
         "_left",
         "_lingers",
@@ -87,6 +90,7 @@ class Http2Connection(asyncio.Protocol):
         "site",
         "template",
         "transport",
+        "waited",
     )
 
     def __init__(self, site: Site, template: dict[str, Any], client: str) -> None:
@@ -95,6 +99,9 @@ class Http2Connection(asyncio.Protocol):
         self.template = template
         self.client = client
         """The peer's host; empty on a unix socket."""
+        self.waited = 0.0
+        """Seconds that what has just come lay in the kernel, if there is a `queue_timeout`."""
+        self._is_judged = site.judges(template)
         self.engine = Connection(
             site.limits, streams=site.settings.http2_max_concurrent_streams, websocket=b"websocket" in site.upgrades
         )
@@ -119,7 +126,7 @@ class Http2Connection(asyncio.Protocol):
     # The transport's side ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # asyncio says less than it gives
+        self.transport: HubTransport = transport  # type: ignore[assignment]  # or another's with the same methods
         self.site.add(self)
         self._rest()
         if self.site.retiring:
@@ -131,6 +138,8 @@ class Http2Connection(asyncio.Protocol):
             return
         engine = self.engine
         now = monotonic()
+        if self.site.measures_waits:
+            self.waited = max(self.waited, self.transport.wait())
         if now - self._ticked >= 1:
             engine.tick(now - self._ticked)
             self._ticked = now
@@ -146,6 +155,7 @@ class Http2Connection(asyncio.Protocol):
             for _, refusal in engine.refused:
                 self.site.tell_refused(refusal, self.client)
             engine.refused.clear()
+        self.waited = 0.0
         self._flush_soon()
 
     def begin(self, stream: Stream) -> None:
@@ -158,8 +168,15 @@ class Http2Connection(asyncio.Protocol):
             self._begin_websocket(stream)
             return
         owner = Http2Stream(self, stream)
+        template = self.template
+        if self._is_judged:
+            try:
+                request, template = self.site.introduce(request, template, self.waited)
+            except Refusal as refusal:
+                self._refuse(owner, stream, refusal)
+                return
         stream.owner = owner
-        exchange = owner.exchange = self.site.begin(owner, request, self.template)
+        exchange = owner.exchange = self.site.begin(owner, request, template)
         exchange.scope["headers"] = request.fields.copy()  # the application's; requests that are the same share theirs
 
     def _begin_websocket(self, stream: Stream) -> None:
@@ -169,9 +186,13 @@ class Http2Connection(asyncio.Protocol):
         try:
             owner.begin()
         except Refusal as refusal:
-            self.site.tell_refused(refusal, self.client)
-            owner.refuse(refusal, head_only=False)
-            self.engine.release(stream)
+            self._refuse(owner, stream, refusal)
+
+    def _refuse(self, owner: Http2Stream, stream: Stream, refusal: Refusal) -> None:
+        """Answer a request that the application does not get."""
+        self.site.tell_refused(refusal, self.client)
+        owner.refuse(refusal, head_only=stream.request.method == b"HEAD")
+        self.engine.release(stream)
 
     def eof_received(self) -> bool:
         """Whether the transport is to stay open: no. A client of HTTP/2 has no use for half a connection."""

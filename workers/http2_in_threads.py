@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers import portal
+from arbiter.workers.fronts import Fronts
 from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_connection import takes_over
 from arbiter.workers.hub import Hub, HubTransport
@@ -146,11 +147,12 @@ class Http2InThreads:
         self._settings = settings
         self._loop = portal.loop()
         self._tally = _Tally()
-        gateway = Gateway(app, self._loop, log, threads=1, spare=0, body_buffer=settings.body_buffer)
+        gateway = Gateway(app, self._loop, log, Fronts(settings), threads=1, spare=0, body_buffer=settings.body_buffer)
         gateway.pool = _CrewPool(self._loop, queue, ring)  # type: ignore[assignment]  # what it asks of a pool is there
         row: Any = self._tally
         self._site = site = Site(self._loop, gateway, settings, log, row, access_log)  # type: ignore[arg-type]  # see Site.app
         site.exchange = Exchange
+        site.tells_environ = True
         site.upgrades[b"h2"] = site.upgrades[b"h2c"] = takes_over
         site.is_leaving = is_leaving
         site.on_request_end = on_request_end
@@ -158,12 +160,19 @@ class Http2InThreads:
         self._sweeps = False
         self._adopted = 0  # connections on their way to the loop
 
-    def adopt(self, client: socket.SocketType | TlsSocket, tls: Tls | None, address: object, received: bytes) -> None:
-        """Serve this connection from now on; `received` has been read of it."""
+    def adopt(
+        self,
+        client: socket.SocketType | TlsSocket,
+        tls: Tls | None,
+        address: object,
+        environ: dict[str, Any],
+        received: bytes,
+    ) -> None:
+        """Serve this connection, with the environ that it has, from now on; `received` has been read of it."""
         self._adopted += 1
-        self._loop.call_soon_threadsafe(self._adopt, client, tls, address, received)
+        self._loop.call_soon_threadsafe(self._adopt, client, tls, address, environ, received)
 
-    def _adopt(self, client: Any, tls: Tls | None, address: object, received: bytes) -> None:
+    def _adopt(self, client: Any, tls: Tls | None, address: object, environ: dict[str, Any], received: bytes) -> None:
         """On the loop."""
         self._adopted -= 1
         if self._hub is None:
@@ -171,6 +180,7 @@ class Http2InThreads:
         site = self._site
         server = client.getsockname()
         connection = Http1Connection(site, scheme="http" if tls is None else "https", server=server, client=address)
+        connection.template["environ"] = (environ, None)
         if tls is None:
             HubTransport(self._hub, client, address, connection)
         else:
@@ -209,6 +219,10 @@ class Http2InThreads:
     def count(self) -> int:
         """Connections."""
         return self._adopted + len(self._site.connections)
+
+    def count_of(self, host: str) -> int:
+        """Connections of an address, where that is limited."""
+        return self._site.count_of(host)
 
     @property
     def is_done(self) -> bool:

@@ -14,9 +14,9 @@ from arbiter.workers.interfaces.asgi_websocket import EXTENSIONS, WebSocketExcha
 from arbiter.workers.protocols import http2_frames as frames
 from arbiter.workers.protocols import websocket_handshake
 from arbiter.workers.protocols.http2_fields import (
-    encode_error,
     encode_informational,
     encode_lines,
+    encode_refusal,
     encode_response,
     encode_switch,
 )
@@ -118,7 +118,7 @@ class Http2Stream:
         self._connection.changed()
 
     def refuse(self, refusal: Refusal, *, head_only: bool) -> int:
-        block, body = encode_error(refusal.status, refusal.reason, head=head_only)
+        block, body = encode_refusal(refusal, head=head_only)
         self._engine.send_head(self._stream, block, end=not body)
         if body:
             self._engine.send_data(self._stream, body, end=True)
@@ -170,7 +170,8 @@ class Http2WebSocket(Http2Stream):
         if request.upgrade != b"websocket":
             raise Refusal(501, "The only protocol known here besides HTTP is WebSocket.")
         offer = websocket_handshake.read_offer(request.fields)
-        scope = websocket_scope(connection.template, request, offer)
+        request, template = site.introduce(request, connection.template, connection.waited)
+        scope = websocket_scope(template, request, offer)
         scope["headers"] = request.fields.copy()
         scope["state"] = site.websocket_state.copy()
         scope["extensions"] = EXTENSIONS | connection.template.get("extensions", {})

@@ -26,6 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from arbiter.workers.protocols.http1 import READ_SIZE
+from arbiter.workers.transport import queue_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -246,6 +247,10 @@ class HubTransport(asyncio.Transport):
     def is_unread(self) -> bool:
         """The client has sent something that nobody has read."""
         return self._fd >= 0 and fcntl.ioctl(self._fd, termios.FIONREAD, _NONE) != _NONE
+
+    def wait(self) -> float:
+        """Seconds since the last bytes of the client came; right after they were read, how long they lay in the kernel."""
+        return queue_wait(self._socket)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

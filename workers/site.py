@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -28,15 +29,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids
 from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
+from arbiter.workers.fronts import Fronts
 from arbiter.workers.interfaces.asgi import Exchange
-from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope
+from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope, told_scope, variables_scope
 from arbiter.workers.interfaces.asgi_websocket import WebSocketExchange
 from arbiter.workers.interfaces.health import health_application
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
+from arbiter.workers.protocols.uwsgi import UwsgiConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextvars import Context
 
     from arbiter.config.schema import Settings
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
 class LoopConnection(Protocol):
     """What the site wants of each connection. All calls come on the loop's thread."""
 
+    client: str
+    """The peer's host; empty on a unix socket."""
     notch: int
     """0 at first; `Deadlines`' own, as is `booked` (`inf` at first)."""
     booked: float
@@ -102,6 +107,12 @@ class Site:
         self.state: dict[str, Any] = {}
         """Of the lifespan: each request gets a copy."""
         self.connections: set[LoopConnection] = set()
+        self.fronts = Fronts(settings)
+        self.measures_waits = bool(self.fronts.queue_timeout)
+        """Whether connections have to know how long what they receive lay in the kernel."""
+        self.tells_environ = False
+        """The application is WSGI's: templates, and the scopes of their requests, have under ``environ`` what its environ has
+        and scopes have not: what the connection has shown, and the `Told` of the request or None."""
         self.exchange: type[Exchange] = Exchange
         """What carries out a request: another for what is no ASGI application."""
         self.websocket_app: Any = app
@@ -139,25 +150,33 @@ class Site:
             body=settings.limit_request_body,
         )
         self._parse = head_parser(settings.http)
+        self._connection_class = UwsgiConnection if settings.protocol == "uwsgi" else Connection
         self._health = (settings.health_path or "").encode()
         self._health_app = health_application(lambda: self.is_leaving())  # noqa: PLW0108 - it may be another by then
         self._deadlines: Deadlines[LoopConnection] = Deadlines()
+        self._hosts: Counter[str] = Counter()  # connections of each, if that is limited
         self._ids = Ids() if access_log and access_log.wants_id else None
         self._held: list[Exchange] = []
         self._spawn = asyncio.Task if loop.get_task_factory() is None else None
 
     def parser(self) -> Connection:
         """A new connection, as HTTP/1 sees it."""
-        return Connection(self._parse, self.limits)
+        return self._connection_class(self._parse, self.limits)
 
     # Connections ------------------------------------------------------------------------------------------------------
 
     def add(self, connection: LoopConnection) -> None:
         """A connection has been made, or has been taken over."""
         self.connections.add(connection)
+        if self.fronts.per_address and connection.client:
+            self._hosts[connection.client] += 1
 
     def remove(self, connection: LoopConnection) -> None:
         """A connection is lost, or has been handed over."""
+        if self._hosts and connection in self.connections:
+            self._hosts[connection.client] -= 1
+            if self._hosts[connection.client] <= 0:
+                del self._hosts[connection.client]
         self.connections.discard(connection)
         self._deadlines.forget(connection)
         self.on_departure()
@@ -180,7 +199,45 @@ class Site:
         self.log.info(f"refused a request from {client or 'a unix socket'}: {refusal.status}, {refusal.reason}")
         self.row.count(refusal.status, 0, 0)
 
+    def count_of(self, host: str) -> int:
+        """Connections of an address, if there is a `limit_connections_per_address`. For any thread."""
+        return self._hosts.get(host, 0)
+
+    def is_one_too_many(self, connection: LoopConnection) -> bool:
+        """Whether its address has more connections than it may, with this one."""
+        return self.count_of(connection.client) > self.fronts.per_address if self._hosts else False
+
     # Requests ---------------------------------------------------------------------------------------------------------
+
+    def judges(self, template: dict[str, Any]) -> bool:
+        """Whether requests of the connection have to pass `introduce`; to be asked once for a connection."""
+        return template["trusted"] or self.fronts.looks
+
+    def introduce(
+        self, request: Request, template: dict[str, Any], waited: float, variables: Mapping[str, str] | None = None
+    ) -> tuple[Request, dict[str, Any]]:
+        """The request that is to be served, and its template, by what proxies say of it.
+
+        Args:
+            request: as it came.
+            template: the connection's.
+            waited: seconds that it lay in the kernel; of no matter without `queue_timeout`.
+            variables: what a front end that speaks the uwsgi protocol says of it.
+
+        Raises:
+            Refusal: the application does not get it.
+        """
+        told = self.fronts.judge(request, template["host"], waited, trusted=template["trusted"])
+        if variables:
+            template = variables_scope(template, variables)
+            if self.tells_environ:
+                template["environ"] = ({**template.get("environ", ({}, None))[0], **variables}, None)
+        if told is None:
+            return request, template
+        template = told_scope(template, told)
+        if self.tells_environ:
+            template["environ"] = (template.get("environ", ({}, None))[0], told)
+        return told.applied(request), template
 
     def begin(self, stream: Stream, request: Request, template: dict[str, Any]) -> Exchange:
         """Start the application on a request, in a task of its own; it takes its first step in the loop's next turn.
@@ -192,6 +249,8 @@ class Site:
         extensions = scope["extensions"] = _EXTENSIONS.copy()
         if "extensions" in template:
             extensions.update(template["extensions"])
+        if "environ" in template:
+            scope["environ"] = template["environ"]
         started = monotonic()
         exchange = self.exchange(self, stream, request, scope, started)
         if self.request_timeout:

@@ -86,7 +86,7 @@ class SyncWorker(GatewayWorker):
         """Read one request, have it answered, and leave the connection ready to be closed."""
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
-        waited = queue_wait(client) if self.queue_timeout and transport.unread else 0.0
+        waited = queue_wait(client) if self.fronts.queue_timeout and transport.unread else 0.0
         try:
             if opening := self.opening(client, address):
                 if not self._open(opening, transport):
@@ -97,7 +97,7 @@ class SyncWorker(GatewayWorker):
             if request is None:
                 return
             host = address[0] if address else ""
-            told = self.judge(request, host, waited, trusted=self.forwarding.trusts(host))
+            told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
         except Refusal as refusal:
             self._refuse(refusal, address, transport)
             return

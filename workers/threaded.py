@@ -27,6 +27,7 @@ from arbiter.workers.base import BREATH
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing, Exit, Failed
 from arbiter.workers.crew import Crew
+from arbiter.workers.fronts import TOO_MANY
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
 from arbiter.workers.poller import READ, WRITE, Poller
@@ -58,7 +59,6 @@ _LAST_TURNS: Final = 0.02
 _QUIET: Final = 0.3
 """Seconds that a connection must have been idle before a retiring worker closes it. Who has just had a response, or has just
 connected, may be sending: it gets its answer, and is told to close with it. Others are not waited for."""
-_TOO_MANY: Final = Refusal(503, "This address has too many connections.")
 _MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
 _SPARE: Final = 1024
 """Descriptors besides those of connections: the application's files and sockets. As many as it would have without us."""
@@ -101,7 +101,7 @@ class ThreadedWorker(GatewayWorker):
         self._reported: set[_Seat] = set()
         self._limit = settings.request_timeout
         self._keepalive = settings.keepalive
-        self._per_address = settings.limit_connections_per_address
+        self._per_address = self.fronts.per_address
         self._patience = {
             _FRESH: settings.head_timeout,
             _KEPT: settings.keepalive,
@@ -119,7 +119,7 @@ class ThreadedWorker(GatewayWorker):
             BootError: it is demanded, and can't be had.
         """
         try:
-            is_offered = can_offer_http2(self.settings.http2)
+            is_offered = self.settings.protocol == "http" and can_offer_http2(self.settings.http2)
         except Http2MissingError as error:
             raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
         if is_offered and self._tls is not None:
@@ -274,7 +274,7 @@ class ThreadedWorker(GatewayWorker):
                     self._http2 = self._open_http2()
         address = (client.host, int(client.port)) if client.port else ""
         tls = self._tls if client.is_secured else None
-        self._http2.adopt(self._poller.detach(client), tls, address, received)
+        self._http2.adopt(self._poller.detach(client), tls, address, client.environ, received)
 
     def _open_http2(self) -> Http2InThreads:
         from arbiter.workers.http2_in_threads import Http2InThreads
@@ -306,23 +306,26 @@ class ThreadedWorker(GatewayWorker):
             is_one_too_many = self._per_address and self._count_of(client.host) > self._per_address
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
         client.since = monotonic()
-        client.is_trusted = self.forwarding.trusts(client.host)
+        client.is_trusted = self.fronts.trusts(client.host)
         client.opening = self.opening(accepted[0], client.address)
         if is_one_too_many and client.opening is None:
-            self._refuse(seat, client, _TOO_MANY)
+            self._refuse(seat, client, TOO_MANY)
             return
         if client.opening is not None:
             client.stage = _OPENING
-            client.waited = client.wait() if self.queue_timeout else 0.0
+            client.waited = client.wait() if self.fronts.queue_timeout else 0.0
         client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
 
     def _count_of(self, host: str) -> int:
         """Connections of an address; none of a unix socket's peer."""
-        return sum(client.host == host for client in list(self._poller.clients.values())) if host else 0
+        if not host:
+            return 0
+        others = self._http2.count_of(host) if self._http2 else 0
+        return others + sum(client.host == host for client in list(self._poller.clients.values()))
 
     def _open(self, client: Client, opening: Opening) -> bool:
-        """Go on with what comes before HTTP; whether that is over."""
+        """Go on with what comes before HTTP; whether that is over, and HTTP/1 is what follows."""
         if not opening.advance():
             client.since = monotonic()
             self._wait_for(client, _OPENING)
@@ -332,14 +335,17 @@ class ThreadedWorker(GatewayWorker):
             client.secure(opening.secured)
         address, client.environ = self.opened(opening, client.address, client.environ)
         client.meet(address)
-        client.is_trusted = self.forwarding.trusts(client.host)
+        client.is_trusted = self.fronts.trusts(client.host)
         client.stage = _FRESH
         client.deadline = monotonic() + self._patience[_FRESH]
         if opening.received:
             client.http.feed(opening.received)
             client.stage = _PIPELINED
         if self._per_address and self._count_of(client.host) > self._per_address:
-            raise _TOO_MANY
+            raise TOO_MANY
+        if self._speaks_http2 and _is_preface(opening.received):
+            self._hand_over(client, opening.received)
+            return False
         return True
 
     def _advance(self, seat: _Seat, client: Client) -> None:
@@ -353,7 +359,7 @@ class ThreadedWorker(GatewayWorker):
                 return
             is_first, data = False, b""
             if client.stage is not _PIPELINED:
-                if self.queue_timeout and (client.stage is _KEPT or client.stage is _FRESH):
+                if self.fronts.queue_timeout and (client.stage is _KEPT or client.stage is _FRESH):
                     client.waited = max(client.waited, client.wait())
                 received = client.receive_now()
                 if not received:
@@ -364,7 +370,7 @@ class ThreadedWorker(GatewayWorker):
                     return
                 data = received
                 is_first = client.stage is _FRESH and self._speaks_http2
-                if is_first and data.startswith(_PRI) and _PREFACE.startswith(data[: len(_PREFACE)]):
+                if is_first and _is_preface(data):
                     self._hand_over(client, data)
                     return
                 http.feed(data)
@@ -379,7 +385,7 @@ class ThreadedWorker(GatewayWorker):
             if is_first and request.upgrade == b"h2c" and not request.length:
                 self._hand_over(client, data)
                 return
-            told = self.judge(request, client.host, client.waited, trusted=client.is_trusted)
+            told = self.fronts.judge(request, client.host, client.waited, trusted=client.is_trusted)
         except Refusal as refusal:
             self._refuse(seat, client, refusal)
         except OSError:
@@ -526,3 +532,8 @@ def _allow_descriptors(number: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < number:
         most = number if hard == resource.RLIM_INFINITY else min(number, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _is_preface(data: bytes) -> bool:
+    """Whether a connection that begins so speaks HTTP/2 without having asked."""
+    return data.startswith(_PRI) and _PREFACE.startswith(data[: len(_PREFACE)])

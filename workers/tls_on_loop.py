@@ -1,4 +1,4 @@
-"""TLS for connections of a `Hub`: a handshake that the loop watches, then an ordinary transport over the secured socket.
+"""What comes before HTTP on a `Hub`, a PROXY header or a TLS handshake, and the transport of a connection under TLS.
 
 `TlsSocket` has the methods of a socket that a `HubTransport` uses, and keeps what it has encrypted and the kernel did not take.
 So that this is waited for like everything else, an empty piece stands in the transport's queue for it.
@@ -70,16 +70,17 @@ class TlsTransport(HubTransport):
 class Handshake:
     """A connection before HTTP, for the hub and for the site."""
 
-    __slots__ = ("_client", "_done", "_fd", "_hub", "_opening", "_site", "booked", "deadline", "idle_since", "notch")
+    __slots__ = ("_client", "_done", "_fd", "_hub", "_opening", "_site", "booked", "client", "deadline", "idle_since", "notch")
 
     def __init__(
         self,
         hub: Hub,
         site: Site,
         client: socket.SocketType,
+        host: str,
         opening: Opening,
         timeout: float,
-        done: Callable[[TlsSocket], None],
+        done: Callable[[Opening], None],
     ) -> None:
         """Begins when the client says something.
 
@@ -87,13 +88,15 @@ class Handshake:
             hub: where the transport will live.
             site: that counts it among its connections meanwhile.
             client: just accepted.
-            opening: of it, with TLS.
+            host: the peer's; empty on a unix socket.
+            opening: of it.
             timeout: seconds for all of it.
-            done: called with the secured socket, which is not registered anywhere any more.
+            done: called when it is open; the socket is not registered anywhere any more.
         """
         self._hub = hub
         self._site = site
         self._client = client
+        self.client = host
         self._fd = client.fileno()
         self._opening = opening
         self._done = done
@@ -111,6 +114,7 @@ class Handshake:
             if not self._opening.advance():
                 return
         except Refusal as refusal:
+            self._site.tell_refused(refusal, self.client)
             try:
                 self._client.send(refuse(refusal))
             except OSError:
@@ -122,9 +126,7 @@ class Handshake:
             self.drop()
         else:
             self._leave()
-            secured = self._opening.secured
-            if secured is not None:
-                self._done(secured)
+            self._done(self._opening)
 
     def _leave(self) -> None:
         self.deadline = inf

@@ -192,6 +192,17 @@ class TlsSocket:
         number: int = self._socket.fileno()
         return number
 
+    @property
+    def family(self) -> int:
+        """As a socket."""
+        family: int = self._socket.family
+        return family
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """As a socket."""
+        value: bytes = self._socket.getsockopt(level, option, size)
+        return value
+
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """As a socket. SO_LINGER announces a reset: then nobody is told that this is the end."""
         if option == socket.SO_LINGER:

@@ -43,16 +43,17 @@ def take_over(connection: Any, request: Request | None, rest: bytes) -> bool:
     if request is None:
         return False
     site: Site = connection.site
-    successor = WebSocketConnection(site)
+    successor = WebSocketConnection(site, connection.client)
     try:
         offer = websocket_handshake.judge(request)
+        request, template = site.introduce(request, connection.template, connection.waited)
     except Refusal as refusal:
         site.tell_refused(refusal, connection.client)
         connection.hand_over(successor)
         successor.reject(websocket_handshake.refuse(refusal))
         return True
     connection.hand_over(successor)
-    successor.begin(request, offer, connection.template, rest)
+    successor.begin(request, offer, template, rest)
     return True
 
 
@@ -69,6 +70,7 @@ class WebSocketConnection(asyncio.Protocol):
         "blocked",
         "body_ended",
         "booked",
+        "client",
         "deadline",
         "idle_since",
         "notch",
@@ -78,8 +80,10 @@ class WebSocketConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, client: str) -> None:
         self.site = site
+        self.client = client
+        """The peer's host; empty on a unix socket."""
         self.blocked = False
         self.body_ended = True
         self.sends_files = False

@@ -20,11 +20,19 @@ from contextvars import copy_context
 from functools import partial
 from math import inf
 from queue import SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.interfaces import asgi, wsgi
 from arbiter.workers.interfaces.transport import Disconnected
-from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_peer, listener_environ, worker_environ
+from arbiter.workers.interfaces.wsgi_environ import (
+    ErrorStream,
+    add_peer,
+    add_told,
+    add_variables,
+    listener_environ,
+    worker_environ,
+)
 from arbiter.workers.pool import Pool
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, Framing, Head
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from arbiter.workers.contract import Log
+    from arbiter.workers.fronts import Fronts
     from arbiter.workers.pool import Place
     from arbiter.workers.protocols.policy import Fields
 
@@ -56,7 +65,15 @@ class Gateway:
     """A WSGI application, and the threads that run it: what `Site.app` is where `Exchange` is its exchange."""
 
     def __init__(
-        self, app: wsgi.Application, loop: asyncio.AbstractEventLoop, log: Log, *, threads: int, spare: int, body_buffer: int
+        self,
+        app: wsgi.Application,
+        loop: asyncio.AbstractEventLoop,
+        log: Log,
+        fronts: Fronts,
+        *,
+        threads: int,
+        spare: int,
+        body_buffer: int,
     ) -> None:
         """Nothing runs yet.
 
@@ -64,6 +81,7 @@ class Gateway:
             app: the application.
             loop: where its clients are.
             log: also for ``wsgi.errors``.
+            fronts: how long a request may wait for a thread.
             threads: requests at a time.
             spare: more of them that only wait (``arbiter.io_bound``).
             body_buffer: bytes of a body that are read before a thread is held.
@@ -71,6 +89,7 @@ class Gateway:
         self.app = app
         self.loop = loop
         self.log = log
+        self.fronts = fronts
         self.pool = Pool(loop, threads, spare)
         self.body_buffer = body_buffer
         prefix = os.environ.get("SCRIPT_NAME", "")
@@ -89,6 +108,11 @@ class Gateway:
         environ = template.copy()
         environ["wsgi.url_scheme"] = scope["scheme"]
         add_peer(environ, client if (client := scope["client"]) and client[1] is not None else None)
+        if "environ" in scope:
+            shown, told = scope["environ"]
+            add_variables(environ, shown)
+            if told:
+                add_told(environ, told)
         return environ
 
 
@@ -202,12 +226,15 @@ class _Visit:
         self._left = 0  # bytes of body that are still to come; -1: any number
         self._posted = self._acknowledged = 0
         self._is_broken = False
+        self._environ: dict[str, Any] = {}
+        self._remote: object = None
         # For the thread, from the loop.
         self._is_cancelled = False
         self._acknowledgements: SimpleQueue[int] = SimpleQueue()
         self._contents: SimpleQueue[bytes | None] = SimpleQueue()
         # The loop's own.
         self._unacknowledged = 0
+        self._entered = monotonic()
         self._place: Place = gateway.pool.enter(self._run)  # last: the thread may run before the next line does
 
     # On the loop ------------------------------------------------------------------------------------------------------
@@ -288,14 +315,24 @@ class _Visit:
     def _serve(self, exchange: _Pep3333, place: Place) -> None:
         if self._is_cancelled:
             return  # between the pool and here
+        try:
+            self._gateway.fronts.check_wait(monotonic() - self._entered)
+        except Refusal as refusal:
+            self._gateway.log.info(f"{self._exchange.name} has waited for a thread longer than queue_timeout")
+            exchange.refusal = refusal
+            return
         scope = self._exchange.scope
-        environ = self._gateway.environ(scope)
+        environ = self._environ = self._gateway.environ(scope)
+        self._remote = environ["REMOTE_ADDR"]
         environ["arbiter.extend_deadline"] = scope["extensions"]["arbiter.extend_deadline"]
         environ["arbiter.io_bound"] = place.give_up
         self._context.run(exchange.run, self._gateway.app, environ)
 
     def open(self, status: int, fields: Fields, headers: list[tuple[str, str]], framing: Framing, size: int) -> None:
         """A head is to go with the next part; `size` bytes of body belong to it, -1: any number."""
+        remote = self._environ.get("REMOTE_ADDR")
+        if remote is not self._remote:  # middleware like Werkzeug's ProxyFix: the access log has it too, as in Gunicorn
+            self._exchange.scope["client"] = (str(remote), None)
         self._head = (status, fields, _pairs(headers))
         self._left = 0 if framing is _NONE else size
 

@@ -1,4 +1,4 @@
-"""Load that is shed, limits of clients, the uwsgi protocol, and the forms of sockets: both kinds of worker, real sockets."""
+"""Load that is shed, limits of clients, the uwsgi protocol, and the forms of sockets: each kind of worker, real sockets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,14 @@ def application(environ, start_response):
     return [json.dumps({**told, "body": body.decode("latin-1")}).encode()]
 """
 GET = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%b\r\n"
-KINDS = [("--worker-class", "sync"), ("--worker-class", "threaded", "--threads", "1")]
+KINDS = [
+    ("--worker-class", "sync"),
+    ("--worker-class", "threaded", "--threads", "1"),
+    ("--worker-class", "async", "--io-threads", "0"),
+]
 
 
-@pytest.fixture(params=KINDS, ids=["sync", "threaded"])
+@pytest.fixture(params=KINDS, ids=["sync", "threaded", "async"])
 def kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return tuple(request.param)
 
@@ -91,8 +95,9 @@ def test_a_request_that_has_waited_too_long_is_shed_before_the_application_runs(
         assert ask(server, GET % (b"/", field)).status == status
 
 
-def test_one_address_has_no_more_connections_than_it_may(arbiter: Arbiter) -> None:
-    server = serve(arbiter, *KINDS[1], "--limit-connections-per-address", "3")
+@pytest.mark.parametrize("kind", KINDS[1:], ids=["threaded", "async"])
+def test_one_address_has_no_more_connections_than_it_may(arbiter: Arbiter, kind: tuple[str, ...]) -> None:
+    server = serve(arbiter, *kind, "--limit-connections-per-address", "3")
     with contextlib.ExitStack() as stack:
         kept = [stack.enter_context(connected(server, GET.replace(b"close", b"keep-alive") % (b"/", b""))) for _ in range(3)]
         for client in kept:
@@ -139,8 +144,8 @@ def test_a_unix_sockets_file_has_the_mode_and_the_owner_that_are_wanted(arbiter:
     assert (found.st_uid, found.st_gid) == ((54321, 54322) if owner else (os.geteuid(), os.getegid()))
 
 
-def test_an_address_for_all_of_ipv6_takes_ipv4_too_unless_it_must_not(arbiter: Arbiter) -> None:
-    server = serve(arbiter, bind="[::]:0")
+def test_an_address_for_all_of_ipv6_takes_ipv4_too_unless_it_must_not(arbiter: Arbiter, kind: tuple[str, ...]) -> None:
+    server = serve(arbiter, *kind, bind="[::]:0")
     port = int(server.wait_log(r"listening on http://\[::\]:(\d+)")[1])
 
     for host in ("127.0.0.1", "::1"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from hpack import Decoder, Encoder
 
 from arbiter.workers.protocols.http2 import Connection
-from arbiter.workers.protocols.http2_fields import encode_error, encode_response
+from arbiter.workers.protocols.http2_fields import encode_refusal, encode_response
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.protocols.policy import Refusal, check_fields
 
@@ -97,7 +97,7 @@ def echo(connection: Connection, stream: Stream) -> None:
         while piece := connection.next_body(stream):
             stream.owner.append(piece)
     except Refusal as refusal:
-        block, body = encode_error(refusal.status, refusal.reason)
+        block, body = encode_refusal(refusal)
         connection.send_head(stream, block, end=False)
         connection.send_data(stream, body, end=True)
         connection.release(stream)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
+from arbiter.workers.protocols.uwsgi import is_https
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arbiter.workers.protocols.forwarded import Told
     from arbiter.workers.protocols.policy import Request
     from arbiter.workers.protocols.websocket_handshake import Offer
 
@@ -39,7 +44,7 @@ def address_pair(address: object) -> tuple[str, int | None] | None:
     return (str(address), None) if address else None
 
 
-def connection_scope(*, scheme: str, server: object, client: object, root_path: str) -> dict[str, Any]:
+def connection_scope(*, scheme: str, server: object, client: object, root_path: str, trusted: bool = False) -> dict[str, Any]:
     """What all requests of a connection have in common; never to be given to an application, only copies of it.
 
     Args:
@@ -47,6 +52,7 @@ def connection_scope(*, scheme: str, server: object, client: object, root_path: 
         server: the listener's address.
         client: the peer's address.
         root_path: where the application is mounted, like ``/shop``; empty for the root.
+        trusted: what the peer says of its clients is believed.
     """
     return {
         "type": "http",
@@ -54,7 +60,44 @@ def connection_scope(*, scheme: str, server: object, client: object, root_path: 
         "server": address_pair(server),
         "client": address_pair(client),
         "root_path": root_path,
+        "host": client[0] if isinstance(client, tuple) else "",
+        "trusted": trusted,
     }
+
+
+def told_scope(template: dict[str, Any], told: Told) -> dict[str, Any]:
+    """The template of one request of which proxies say this; see `connection_scope`."""
+    changed = template.copy()
+    if told.client:
+        changed["client"] = (told.client.host, told.client.port)
+    if told.scheme:
+        changed["scheme"] = told.scheme
+    if told.port:
+        server = template["server"]
+        changed["server"] = (server[0] if server and server[1] is not None else "localhost", int(told.port))
+    # SCRIPT_NAME is how a proxy says the same to WSGI, if `forwarder_headers` lets it.
+    prefix = told.variables.get("HTTP_SCRIPT_NAME", told.prefix) if template["trusted"] else ""
+    if prefix:
+        changed["root_path"] = prefix.rstrip("/")
+    return changed
+
+
+def variables_scope(template: dict[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    """The template of one request of which a front end says this in variables of CGI's names; see `connection_scope`."""
+    changed = template.copy()
+    if "REMOTE_ADDR" in variables:
+        changed["client"] = (variables["REMOTE_ADDR"], _port(variables.get("REMOTE_PORT")) or 0)
+    if is_https(variables):
+        changed["scheme"] = "https"
+    if port := _port(variables.get("SERVER_PORT")):
+        changed["server"] = (variables.get("SERVER_NAME", "localhost"), port)
+    if "SCRIPT_NAME" in variables:
+        changed["root_path"] = variables["SCRIPT_NAME"].rstrip("/")
+    return changed
+
+
+def _port(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 6 else None
 
 
 _METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}

@@ -7,6 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from arbiter.workers.interfaces.wsgi_file import FileWrapper
 from arbiter.workers.protocols.response import SOFTWARE
+from arbiter.workers.protocols.uwsgi import is_https
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,7 +122,7 @@ def add_told(environ: dict[str, Any], told: Told) -> None:
 def add_variables(environ: dict[str, Any], variables: Mapping[str, str]) -> None:
     """Add what a front end says of the connection, before the request itself."""
     environ.update(variables)
-    if variables.get("HTTPS", "").lower() in ("on", "1") or variables.get("REQUEST_SCHEME") == "https":
+    if is_https(variables):
         environ["wsgi.url_scheme"] = "https"
         environ["HTTPS"] = "on"
 

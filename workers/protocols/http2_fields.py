@@ -301,16 +301,13 @@ def encode_informational(code: int, fields: Fields | None = None) -> bytes:
     return _statuses[code] + (b"" if fields is None else encode_lines(fields.block))
 
 
-def encode_refusal(refusal: Refusal, *, head: bool) -> tuple[bytes, bytes]:
-    """The field block and the content of the answer to a request that was not let through."""
-    return encode_error(refusal.status, refusal.reason, head=head)
-
-
-def encode_error(status: int, reason: str, *, head: bool = False) -> tuple[bytes, bytes]:
-    """The field block and the content of a response of our own: `response.error`."""
-    _, body = error_text(status, reason)
-    fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
-    block = _statuses[status] + _stamp.fields(dated=False, named=False) + encode_fields(fields)
+def encode_refusal(refusal: Refusal, *, head: bool = False) -> tuple[bytes, bytes]:
+    """The field block and the content of the answer to a request that was not let through; as `response.refuse`."""
+    _, body = error_text(refusal.status, refusal.reason)
+    fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    if refusal.retry_after:
+        fields.append((b"retry-after", b"%d" % refusal.retry_after))
+    block = _statuses[refusal.status] + _stamp.fields(dated=False, named=False) + encode_fields(fields)
     return block, b"" if head else body
 
 

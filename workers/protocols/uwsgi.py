@@ -23,6 +23,8 @@ from arbiter.workers.protocols.http1 import Connection
 from arbiter.workers.protocols.policy import Refusal, Request, admit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from arbiter.workers.protocols.http1 import HeadParser
     from arbiter.workers.protocols.limits import Limits
 
@@ -122,6 +124,11 @@ class UwsgiConnection(Connection):
             if key not in _OWN and not key.startswith("HTTP_") and _NAME.fullmatch(key)
         }
         return request._replace(version="HTTP/1.0", persistent=False, expects_continue=False, upgrade=b"")
+
+
+def is_https(variables: Mapping[str, str]) -> bool:
+    """Whether a front end says that its client came by HTTPS."""
+    return variables.get("HTTPS", "").lower() in ("on", "1") or variables.get("REQUEST_SCHEME") == "https"
 
 
 _ADDED: Final = 64

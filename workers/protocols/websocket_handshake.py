@@ -100,6 +100,8 @@ def refuse(refusal: Refusal) -> bytes:
         extra = b"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     elif refusal.status == 405:
         extra = b"Allow: GET\r\n"
+    elif refusal.retry_after:
+        extra = b"Retry-After: %d\r\n" % refusal.retry_after
     return error(refusal.status, refusal.reason, extra=extra)
 
 
