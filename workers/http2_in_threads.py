@@ -46,14 +46,14 @@ class Job:
 
     __slots__ = ("_job", "io_bound")
 
-    def __init__(self, job: Callable[[], None]) -> None:
+    def __init__(self, job: Callable[[Any], None]) -> None:
         self._job = job
         self.io_bound: Callable[[], bool] = _no_substitute
         """Of the seat that runs it."""
 
     def run(self) -> None:
         """In a thread: do what there is to do. Never raises."""
-        self._job()
+        self._job(self)
 
     def give_up(self) -> bool:
         """``arbiter.io_bound``."""
@@ -73,7 +73,7 @@ class _CrewPool:
         self._ring = ring
         self._entering: set[Job] = set()
 
-    def enter(self, job: Callable[[], None]) -> Job:
+    def enter(self, job: Callable[[Any], None]) -> Job:
         place = Job(job)
         self._entering.add(place)
         self._loop.call_soon(self._enqueue, place)  # not before the caller has noted its place: a thread may be that quick
