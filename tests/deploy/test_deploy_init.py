@@ -25,6 +25,7 @@ from arbiter.config.provenance import ConfigError
 from arbiter.config.resolve import resolve
 from arbiter.project import ASGI, NOTHING, WSGI, Project, find
 from arbiter.scaffold import SHOWN, configuration, plan, write
+from arbiter.workers import site, threaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,6 +196,13 @@ def test_the_command_writes_all_that_it_is_asked_for_and_says_what_to_do_with_it
 @pytest.mark.parametrize("path", templates.DEPLOY)
 def test_the_files_of_deploy_are_fresh(path: str) -> None:
     assert (ROOT / "deploy" / path).read_text() == templates.DEPLOY[path], "run: python -m arbiter.templates deploy"
+
+
+def test_nginx_ends_an_idle_connection_before_a_worker_that_is_replaced_does() -> None:
+    """With 60 s here, 10 of 2101 requests of clients that pause for 0.3 s got a 502 over reloads; with this none of 1254."""
+    (idle,) = re.findall(r"keepalive_timeout (\d+)ms;", templates.DEPLOY["nginx/site.conf"])
+
+    assert int(idle) / 1000 < min(site.QUIET, threaded._QUIET)
 
 
 def test_kubernetes_gives_a_pod_the_time_that_arbiter_takes_to_drain() -> None:
