@@ -59,6 +59,7 @@ WORKERS: Final = (
     "worker_exit",
     "before_fork",
     "after_fork",
+    "ssl_context",
 )
 """Those that run in a worker, or in the template that it is forked from."""
 
@@ -175,11 +176,13 @@ class Hooks:
         return InWorker(codes, self.server, self.worker(id), lines) if codes else None
 
     def in_template(self, lines: Lines) -> InWorker | None:
-        """The same for a template, which is to call before_fork."""
-        if self._settings.before_fork is None:
+        """The same for a template, which is to call before_fork and ssl_context."""
+        names = ("before_fork", "ssl_context")
+        codes = {name: code for name in names if (code := getattr(self._settings, name)) is not None}
+        if not codes:
             return None
         nobody = Worker(WorkerId(0, 0), self.cfg, self.log, self.server.pid)
-        return InWorker({"before_fork": self._settings.before_fork}, self.server, nobody, lines)
+        return InWorker(codes, self.server, nobody, lines)
 
 
 class InWorker:
@@ -222,6 +225,11 @@ class InWorker:
         self._worker.attach(rows, app, replace)
         self._begin("post_worker_init", self._worker)
         self._worker.booted = True
+
+    def ssl_context(self, factory: Callable[[], Any]) -> Any:
+        if "ssl_context" not in self._functions:  # the keys are read before anything else, by the template too
+            self._functions["ssl_context"] = _imported("ssl_context", self._codes["ssl_context"])
+        return self._functions["ssl_context"](self._server.cfg, factory)
 
     def worker_int(self) -> None:
         self._worker.leave()

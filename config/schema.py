@@ -730,6 +730,15 @@ class Settings:
         flags=("--tls-minimum",),
         doc="The oldest version of TLS that is spoken.",
     )
+    ssl_context: callables.Code | None = setting(
+        callables.Hook("config", "default_ssl_context_factory"),
+        default=None,
+        default_text="none",
+        section="Hooks",
+        doc="Called in a worker for each certificate, when its files are read; gives the SSLContext to be used. Without "
+        "arguments, `default_ssl_context_factory` gives the one that would be used, with the certificate, `ca_certs` and the "
+        "other settings, to be changed or replaced. What it raises fails the boot, or keeps the old certificate.",
+    )
     handshake_timeout: float = setting(
         kinds.Duration(0.1, example="10s"),
         default=10.0,

@@ -496,8 +496,12 @@ def _read_keys(order: Order | TemplateOrder) -> None:
     """
     from arbiter.workers import tls
 
+    customize = None
+    if order.hooks and order.hooks.has("ssl_context"):
+        prepare(order.settings)  # it may have to be imported
+        customize = order.hooks.ssl_context
     try:
-        tls.prepare(order.settings, order.log)
+        tls.prepare(order.settings, order.log, customize)
     except tls.TlsError as error:
         raise BootError(Failed("reading the files of TLS", str(error), "", Exit.START)) from error
 

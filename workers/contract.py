@@ -119,7 +119,7 @@ class Hooks(Protocol):
     """The operator's functions, as a worker calls them: one method for each moment; it does nothing where there is none.
 
     `post_fork`, `after_fork` and `post_worker_init` raise what they raise: the boot has failed. So does `pre_request`: its
-    request has. All others log it.
+    request has, and `ssl_context`: there is no TLS. All others log it.
     """
 
     watches_requests: bool
@@ -139,6 +139,9 @@ class Hooks(Protocol):
 
     def post_worker_init(self, rows: Sequence[Row], app: Any, replace: Callable[[], None]) -> None:
         """When the application is loaded. `replace` has the worker replaced."""
+
+    def ssl_context(self, factory: Callable[[], Any]) -> Any:
+        """The SSLContext to be used in place of the factory's; only where there is such a function."""
 
     def worker_int(self) -> None: ...
     def worker_abort(self) -> None: ...

@@ -14,7 +14,8 @@ import os
 import re
 import ssl
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from arbiter.workers.tlssocket import TlsSocket
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from arbiter.config.schema import Settings
     from arbiter.workers.contract import Log
+
+    Customize: TypeAlias = Callable[[Callable[[], ssl.SSLContext]], Any]
 
 LOOK: Final = 1.0
 """Seconds between two looks at the files, at most one for each handshake: a stat(2) each, 1 us."""
@@ -53,30 +56,39 @@ class _Pair(NamedTuple):
 class Tls:
     """The contexts of one worker."""
 
-    def __init__(self, settings: Settings, log: Log, successor: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        successor: Callable[[str], None] | None = None,
+        customize: Customize | None = None,
+    ) -> None:
         """Read all files.
 
         Args:
             settings: with a `certfile`.
             log: for what becomes of files that change.
             successor: see `when_unreadable`.
+            customize: the operator's `ssl_context`.
 
         Raises:
-            TlsError: one of the files, or the ciphers, can't be used.
+            TlsError: one of the files, the ciphers, or what `customize` gives can't be used.
         """
         self._settings = settings
+        self._customize = customize
         self._log = log
         self.when_unreadable = successor
         """Called, with the reason, when a file has changed that this process must not read; None: it is logged."""
         self._seen = _fingerprints(settings)
         self._is_in_doubt = False
         self._protocols: tuple[str, ...] = PROTOCOLS
-        self._contexts = _make(settings, self._protocols)
+        self._contexts = _make(settings, self._protocols, customize)
         self._next_look = time.monotonic() + LOOK
-        self.context = _context(
-            settings, _Pair(settings.certfile or "", settings.keyfile or settings.certfile or ""), self._protocols
-        )
+        pair = _Pair(settings.certfile or "", settings.keyfile or settings.certfile or "")
+        self.context = _customized(settings, pair, self._protocols, customize)
         """For every connection, as long as the worker lives."""
+        self._own_choice: Callable[..., int | None] | None = self.context.sni_callback
+        """Of the operator's: the last word on a certificate."""
         self.context.sni_callback = self._choose
 
     def offer(self, *protocols: str) -> None:
@@ -93,7 +105,7 @@ class Tls:
         """As `facts`, below."""
         return facts(connection, with_certificate=self.context.verify_mode is not ssl.CERT_NONE)
 
-    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> int | None:
         """In the middle of a handshake: the certificate for the name that the client wants."""
         if time.monotonic() >= self._next_look:
             self.refresh()
@@ -104,6 +116,7 @@ class Tls:
             wildcard = "*." + name.partition(".")[2]  # one label: RFC 6125 section 6.4.3
             found = contexts.get(name) or contexts.get(wildcard) or found
         connection.context = found
+        return self._own_choice(connection, name, found) if self._own_choice else None
 
     def refresh(self) -> None:
         """Read the files anew if one has changed; if they are of no use, say so once and keep what there is."""
@@ -114,7 +127,7 @@ class Tls:
             return
         self._is_in_doubt = False
         try:
-            self._contexts = _make(self._settings, self._protocols)
+            self._contexts = _make(self._settings, self._protocols, self._customize)
         except TlsError as error:
             if is_new:
                 self._is_in_doubt = True  # certificate and key are replaced one after the other: judged at the next look
@@ -134,14 +147,14 @@ class Tls:
 _prepared: Tls | None = None
 
 
-def prepare(settings: Settings, log: Log) -> None:
+def prepare(settings: Settings, log: Log, customize: Customize | None = None) -> None:
     """Read all files, for `prepared`: called while the process may read them, in a worker or in the template of workers.
 
     Raises:
         TlsError: as `Tls`.
     """
     global _prepared  # noqa: PLW0603 - it is the process that may not read them any more
-    _prepared = Tls(settings, log)
+    _prepared = Tls(settings, log, customize=customize)
 
 
 def prepared() -> Tls:
@@ -186,8 +199,27 @@ def _fingerprint(file: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _make(settings: Settings, protocols: tuple[str, ...]) -> dict[str, ssl.SSLContext]:
-    return {name: _context(settings, pair, protocols) for name, pair in _pairs(settings).items()}
+def _make(settings: Settings, protocols: tuple[str, ...], customize: Customize | None = None) -> dict[str, ssl.SSLContext]:
+    return {name: _customized(settings, pair, protocols, customize) for name, pair in _pairs(settings).items()}
+
+
+def _customized(settings: Settings, pair: _Pair, protocols: tuple[str, ...], customize: Customize | None) -> ssl.SSLContext:
+    """A context with one certificate, or what the operator's function makes of it.
+
+    Raises:
+        TlsError: it can't be made.
+    """
+    if customize is None:
+        return _context(settings, pair, protocols)
+    try:
+        context = customize(partial(_context, settings, pair, protocols))
+    except TlsError:
+        raise  # of the factory: it says more
+    except Exception as error:
+        raise TlsError(f"ssl_context raised {type(error).__name__}: {error}") from error
+    if not isinstance(context, ssl.SSLContext):
+        raise TlsError(f"ssl_context gave {type(context).__name__}: expected an ssl.SSLContext")
+    return context
 
 
 def _context(settings: Settings, pair: _Pair, protocols: tuple[str, ...]) -> ssl.SSLContext:

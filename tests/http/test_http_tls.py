@@ -359,3 +359,33 @@ def test_the_end_of_a_response_is_announced_and_a_cut_is_not(
         client.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
         assert Response(everything(client)).rest == LARGE  # else SSLEOFError
         client.close()
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["", "preload"])
+def test_ssl_context_makes_the_context_of_the_default_one(arbiter: Arbiter, more: tuple[str, ...]) -> None:
+    """As Gunicorn's hook; one that is of no use fails the boot, and says so."""
+    authority = Authority(arbiter.folder)
+    certificate, key = authority.issue("server", "a.example")
+    arbiter.write("live.py", SMALL_APP)
+    conf = """
+import ssl
+
+def ssl_context(config, default_ssl_context_factory):
+    context = default_ssl_context_factory()
+    assert config.certfile.endswith(".pem")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.sni_callback = lambda connection, name, context: open("names", "a").write(f"{name}\\n") and None
+    return %s
+"""
+    arbiter.write("conf.py", conf % "context")
+    files = ("--certfile", str(certificate), "--keyfile", str(key), "-c", "conf.py", *more)
+    server = arbiter.serve(*files, workers=1)
+    with (
+        socket.create_connection(server.tcp, timeout=PATIENCE) as plain,
+        authority.client().wrap_socket(plain, server_hostname="a.example") as client,
+    ):
+        assert client.version() == "TLSv1.2"
+    assert (server.folder / "names").read_text() == "a.example\n"
+    arbiter.write("conf.py", conf % "None")
+    _, words = arbiter.fail(*files, "live")
+    assert "ssl_context gave NoneType: expected an ssl.SSLContext" in words
