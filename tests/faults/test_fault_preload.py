@@ -112,7 +112,7 @@ def test_code_that_broke_on_disk_harms_nobody_while_the_template_lives(arbiter: 
                 killed(server, server.workers()[slot].pid)
                 server.wait_workers(3, generation=1)
         server.send(signal.SIGHUP)
-        server.wait_log(r"reload refused: .* RuntimeError: boom\. gen=1 keeps serving \(3 workers\)")
+        server.wait_log(r"reload refused: .* RuntimeError: boom\. gen=1 keeps serving \([23] workers\)")  # one may still boot
         killed(server, server.workers()[0].pid)
         server.wait_workers(3, generation=1)
         client.more(20)

@@ -64,8 +64,8 @@ def cases(kind: str) -> list[tuple[Path, bytes, object]]:
 def serve(arbiter: Arbiter, kind: str, parser: str) -> Server:
     arbiter.write("live.py", ASGI_APP if kind == "async" else APP)
     limit = ("--limit-request-body", "1000000")  # as the corpus has it
-    threads = {"threaded": ("--threads", "2"), "async": ("--http2", "off")}.get(kind, ())
-    return arbiter.serve("-k", kind, *threads, "--http", parser, *limit, workers=1)
+    threads = ("--threads", "2") if kind == "threaded" else ()
+    return arbiter.serve("-k", kind, *threads, "--http", parser, "--http2", "off", *limit, workers=1)
 
 
 def talk(server: Server, raw: bytes) -> bytes:

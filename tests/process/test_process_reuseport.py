@@ -112,7 +112,7 @@ def test_a_reload_that_is_refused_takes_its_queues_with_it_and_nobody_who_waits(
             until(lambda: queues(server) == 2, "the end of the new queues")
 
     assert client.failures == []
-    assert client.longest_gap < 1.5
+    assert client.longest_gap < 5.0  # a queue that nobody serves would last longer than the test
 
 
 def queued(server: Server, count: int) -> list[socket.socket]:
