@@ -27,7 +27,7 @@ from arbiter.workers.app import BootError, load
 from arbiter.workers.base import ORPHAN_GRACE, Worker
 from arbiter.workers.contract import Exit, Failed, Interrupted, Spent
 from arbiter.workers.detection import Interface, as_asgi3, detect
-from arbiter.workers.fronts import TOO_MANY, accepted_address, proxied_address, proxied_environ
+from arbiter.workers.fronts import TOO_MANY, accepted_address, host_of, proxied_address, proxied_environ
 from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
@@ -198,7 +198,7 @@ class AsyncWorker(Worker):
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
         address = accepted_address(address)
-        reader = site.fronts.header_reader(address[0] if address else "") if self._expects_headers else None
+        reader = site.fronts.header_reader(host_of(address)) if self._expects_headers else None
         if self._tls is not None or reader is not None:
             self._open(client, address, server, reader)
         else:
@@ -247,8 +247,9 @@ class AsyncWorker(Worker):
             elif opening.received:
                 connection.data_received(opening.received)
 
-        host = address[0] if address else ""
-        Handshake(self.hub, site, client, host, Opening(client, reader, tls), self.settings.handshake_timeout, serve)
+        Handshake(
+            self.hub, site, client, host_of(address), Opening(client, reader, tls), self.settings.handshake_timeout, serve
+        )
 
     def _evict(self) -> bool:
         """Make room: the longest idle connections go. Whether there were any."""

@@ -89,6 +89,12 @@ class Fronts:
             raise Refusal(503, "The server is overloaded.", retry_after=max(1, round(self.queue_timeout)))
 
 
+def host_of(address: Any) -> str:
+    """The host of an address as ``accept()`` gives it; empty on a unix socket, also where the peer's end has a name."""
+    host: str = address[0] if isinstance(address, tuple) else ""
+    return host
+
+
 def accepted_address(address: Any) -> Any:
     """An address as ``accept()`` gives it, without the form that an IPv4 client has on a socket for both families."""
     if isinstance(address, tuple) and len(address) > 2:  # IPv6's has four parts

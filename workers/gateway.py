@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
-from arbiter.workers.fronts import Fronts, accepted_address, proxied_address, proxied_environ
+from arbiter.workers.fronts import Fronts, accepted_address, host_of, proxied_address, proxied_environ
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_told, add_variables, listener_environ, worker_environ
@@ -117,7 +117,7 @@ class GatewayWorker(Worker):
 
     def opening(self, client: socket.SocketType, address: Any) -> Opening | None:
         """What comes before HTTP on a connection that was just accepted; None: nothing."""
-        reader = self.fronts.header_reader(address[0] if address else "")
+        reader = self.fronts.header_reader(host_of(address))
         return Opening(client, reader, self._tls) if reader or self._tls else None
 
     def opened(self, opening: Opening, address: Any, environ: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

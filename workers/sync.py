@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.base import BREATH
 from arbiter.workers.contract import Doing, client_name
+from arbiter.workers.fronts import host_of
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.interfaces.wsgi_environ import add_peer
@@ -96,7 +97,7 @@ class SyncWorker(GatewayWorker):
             request = self._read_head(transport, connection)
             if request is None:
                 return
-            host = address[0] if address else ""
+            host = host_of(address)
             told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
         except Refusal as refusal:
             self._refuse(refusal, address, transport)
@@ -201,7 +202,7 @@ class SyncWorker(GatewayWorker):
 
     def _refuse(self, refusal: Refusal, address: Any, transport: SocketTransport) -> None:
         """Answer a request that was not let through."""
-        self.tell_refused(refusal, address[0] if address else "")
+        self.tell_refused(refusal, host_of(address))
         self.row.begin(b"-", b"-", client_name(address))
         try:
             transport.send(refuse(refusal))

@@ -140,6 +140,12 @@ def test_whoever_connects_to_a_unix_socket_is_believed(arbiter: Arbiter, kind: t
     server = arbiter.serve(*kind, "--forwarded-allow-ips", "192.0.2.1", bind="unix:sock", workers=1)
 
     assert environ(server, get("X-Forwarded-For: 192.0.2.9\r\n"))["REMOTE_ADDR"] == "192.0.2.9"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind(str(server.folder / "named"))  # its address is a path then
+        client.settimeout(PATIENCE)
+        client.connect(server.address)
+        client.sendall(get("X-Forwarded-For: 192.0.2.9\r\n"))
+        assert b'"REMOTE_ADDR": "192.0.2.9"' in everything(client)
 
 
 def test_the_proxy_protocol_says_who_the_client_is(arbiter: Arbiter, kind: tuple[str, ...]) -> None:

@@ -57,7 +57,11 @@ def application(environ, start_response):
 """Imports nothing: Python itself may lie where only root can read."""
 GET = b"GET %b HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"
 LARGE = bytes(range(256)) * 16384
-KINDS = {"sync": ("--worker-class", "sync"), "threaded": ("--worker-class", "threaded", "--threads", "2")}
+KINDS = {
+    "sync": ("--worker-class", "sync"),
+    "threaded": ("--worker-class", "threaded", "--threads", "2"),
+    "async": ("--worker-class", "async"),
+}
 
 
 @pytest.fixture
