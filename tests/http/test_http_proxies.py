@@ -146,6 +146,7 @@ def test_whoever_connects_to_a_unix_socket_is_believed(arbiter: Arbiter, kind: t
         client.connect(server.address)
         client.sendall(get("X-Forwarded-For: 192.0.2.9\r\n"))
         assert b'"REMOTE_ADDR": "192.0.2.9"' in everything(client)
+    (server.folder / "named").unlink()
 
 
 def test_the_proxy_protocol_says_who_the_client_is(arbiter: Arbiter, kind: tuple[str, ...]) -> None:

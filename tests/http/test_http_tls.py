@@ -1,4 +1,4 @@
-"""HTTPS of both kinds of worker, as real servers and over real sockets."""
+"""HTTPS of each kind of worker, as real servers and over real sockets."""
 
 from __future__ import annotations
 
