@@ -34,7 +34,7 @@ def test_a_setting_is_honoured_or_noted_and_not_both() -> None:
     assert set(NOTES) <= GUNICORN
     assert set(ALIASES) <= GUNICORN
     assert set() == (set(NOTES) | set(ALIASES)) & set(SETTINGS)
-    assert set() == GUNICORN - set(SETTINGS) - set(NOTES) - set(ALIASES) - {"ssl_context"}
+    assert set() == GUNICORN - set(SETTINGS) - set(NOTES) - set(ALIASES)
 
 
 @pytest.mark.parametrize("name", sorted(set(SETTINGS) & set(THEIRS) | set(NOTES) | set(ALIASES)))
