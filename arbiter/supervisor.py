@@ -1,6 +1,8 @@
 """The loop: wait, observe, reconcile, perform. No policy is in it, and nothing in it waits but the kernel.
 
-What is here besides the loop is the supervisor's estate: blueprints of generations, sockets, logs, the pid file.
+What is here besides the loop is the supervisor's estate: blueprints of generations, sockets, logs, the pid file, and the calls
+of hooks. It is long since each effect, command and kind of news has its few lines here, where all that they touch is at hand;
+what they decide by is elsewhere.
 """
 
 from __future__ import annotations

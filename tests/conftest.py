@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "process"))
 
 from harness import Arbiter
+from systemd_user import Systemd
 
 # An example costs what it costs on a loaded machine: time limits for each only make tests flaky.
 settings.register_profile(
@@ -36,6 +37,18 @@ def arbiter(tmp_path: Path) -> Iterator[Arbiter]:
         yield launcher
     finally:
         launcher.finish()
+
+
+@pytest.fixture
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    """The real systemd, of its own; where it can be had (`systemd_user.OBSTACLE`)."""
+    # Not `tmp_path`: with the test's name in it, the paths of the manager's sockets would be longer than sockets have them.
+    systemd = Systemd(tmp_path_factory.mktemp("sd"))
+    try:
+        yield systemd
+    finally:
+        print(systemd.log.read_text())
+        systemd.close()
 
 
 @pytest.hookimpl(wrapper=True)

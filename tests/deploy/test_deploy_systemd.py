@@ -18,7 +18,6 @@ from arbiter import templates
 from arbiter.scaffold import plan, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -50,17 +49,6 @@ def test_the_service_may_do_little_more_than_serve(tmp_path: Path) -> None:
     found = analyze("security", "--offline=true", "--threshold=25", "--no-pager", str(tmp_path / "arbiter@.service"))
 
     assert found.returncode == 0, found.stdout
-
-
-@pytest.fixture
-def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
-    # Not `tmp_path`: with the test's name in it, the paths of the manager's sockets would be longer than sockets have them.
-    systemd = Systemd(tmp_path_factory.mktemp("sd"))
-    try:
-        yield systemd
-    finally:
-        print(systemd.log.read_text())
-        systemd.close()
 
 
 @pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)

@@ -98,17 +98,6 @@ StandardError=append:{self.folder}/log
 
 
 @pytest.fixture
-def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
-    # Not `tmp_path`: with the test's name in it, the paths of the manager's sockets would be longer than sockets have them.
-    systemd = Systemd(tmp_path_factory.mktemp("sd"))
-    try:
-        yield systemd
-    finally:
-        print(systemd.log.read_text())
-        systemd.close()
-
-
-@pytest.fixture
 def service(systemd: Systemd, tmp_path: Path) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         service = Service(systemd, tmp_path, probe.getsockname()[1])
