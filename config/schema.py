@@ -488,6 +488,7 @@ class Settings:
         doc="How long a request may have waited for a worker. One that has waited longer is answered with 503 and Retry-After, "
         "without the application: whoever sent it has given up, or will ask again. The wait is what the kernel knows of it "
         "(TCP only), or since the X-Request-Start or X-Queue-Start of a proxy in `forwarded_allow_ips`, if that is longer. "
+        "A request that came before the one ahead of it on its connection was answered has waited since that answer. "
         "0: for ever.",
     )
     graceful_timeout: float = setting(
@@ -858,10 +859,11 @@ class Settings:
         default_text="Apache's combined format",
         section="Logging",
         flags=("--access-logformat",),
-        doc="The form of an access log line. The atoms are Gunicorn's, and two more. `%(cpu)s` is the processor time in "
-        "microseconds; an async worker does not know it. `%(id)s` is the request's id: the client's `X-Request-ID`, if that is "
-        "up to 128 letters, digits and `._:+/=-`, else a new one; the application finds it in the environ, or the scope, as "
-        "`arbiter.request_id`.",
+        doc="The form of an access log line. The atoms are Gunicorn's, and three more. `%(cpu)s` is the processor time in "
+        "microseconds; an async worker does not know it. `%(queue)s` is how long the request has waited for the worker, "
+        "in microseconds, as `queue_timeout` has it; the kernel's clock ticks in milliseconds. `%(id)s` is the "
+        "request's id: the client's `X-Request-ID`, if that is up to 128 letters, digits and `._:+/=-`, else a new one; "
+        "the application finds it in the environ, or the scope, as `arbiter.request_id`.",
     )
     access_log_json: bool = setting(
         kinds.Boolean(),

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     headers: Sequence[tuple[str, str]] | Sequence[tuple[bytes, bytes]]
     """Of the response, as the application gave them."""
     environ: Mapping[str, Any]
-    """For ``%({NAME}e)s``; ``arbiter.request_id`` is in it if `AccessLog.wants_id`."""
+    """For ``%({NAME}e)s``; `REQUEST_ID` and `QUEUE` are in it if the `AccessLog` wants them."""
     cpu: int = -1
     """Microseconds of processor time; -1: not known."""
 
@@ -55,7 +55,7 @@ MANY: Final = 16 * 1024
 class AccessLog:
     """Writes entries in one format to one place."""
 
-    __slots__ = ("_line", "_lines", "_size", "_writer", "wants_cpu", "wants_id")
+    __slots__ = ("_line", "_lines", "_size", "_writer", "wants_cpu", "wants_id", "wants_queue")
 
     def __init__(self, form: str, writer: Writer, *, as_json: bool = False, skip: Sequence[Skip] = ()) -> None:
         """Made in the worker, whose pid is in its lines.
@@ -74,6 +74,8 @@ class AccessLog:
         """Whether a line shows it: then it has to be measured."""
         self.wants_id = REQUEST_ID in names
         """Whether a line shows it: then a request has to have one."""
+        self.wants_queue = QUEUE in names
+        """Whether a line shows how long a request has waited: then it has to be measured."""
         self._lines: deque[str] = deque()
         self._size = 0
 
@@ -106,7 +108,7 @@ class HandedOn(AccessLog):
 
     def __init__(self, note: Callable[[Entry], None], skip: Sequence[Skip]) -> None:
         """`note` takes an entry, at once and in the thread that has it."""
-        self.wants_cpu = self.wants_id = False
+        self.wants_cpu = self.wants_id = self.wants_queue = False
         self._lines = deque()
         self._note, self._skip = note, skip
 
@@ -126,6 +128,8 @@ def open_access_log(settings: Settings, writer: Writer) -> AccessLog:
 
 REQUEST_ID: Final = "arbiter.request_id"
 """The key in the environ."""
+QUEUE: Final = "arbiter.queue_us"
+"""The key of the microseconds that a request has waited for the worker; not there if nobody knows."""
 
 _CONSTANTS: Final[Mapping[str, Callable[[], str]]] = {
     "l": lambda: "-",
@@ -151,6 +155,7 @@ _ATOMS: Final[Mapping[str, str]] = {
     "D": "int(seconds * 1e6)",
     "L": "seconds:.6f",
     "cpu": "cpu if cpu >= 0 else '-'",
+    "queue": f"number(environ.get('{QUEUE}'))",
     "id": f"words[environ.get('{REQUEST_ID}', '')]",
 }
 """What stands between the braces of an f-string, where the fields of `Entry` and the names of `_COMMON` are known; ``%(r)s``
@@ -168,6 +173,7 @@ _JSON: Final[Mapping[str, str]] = {
     "bytes": "sent",
     "seconds": "seconds:.6f",
     "cpu_us": "cpu if cpu >= 0 else 'null'",
+    "queue_us": f"json_number(environ.get('{QUEUE}'))",
     "host": "quoted[fields.get(b'host', b'')]",
     "referer": "quoted[fields.get(b'referer', b'')]",
     "user_agent": "quoted[fields.get(b'user-agent', b'')]",
@@ -352,6 +358,14 @@ def _quoted_user(fields: Mapping[bytes, bytes]) -> str:
     return _quoted_words[_name(fields)] if b"authorization" in fields else "null"
 
 
+def _number(value: object) -> int | str:
+    return value if type(value) is int else "-"  # the environ is the application's too, which may put anything there
+
+
+def _json_number(value: object) -> int | str:
+    return value if type(value) is int else "null"
+
+
 def _header(headers: Sequence[tuple[str | bytes, str | bytes]], wanted: bytes) -> str:
     """All values of a field of the response."""
     name = _latin(wanted)
@@ -400,6 +414,8 @@ _COMMON: Final[Mapping[str, object]] = {
     "user": _user,
     "quoted_user": _quoted_user,
     "header": _header,
+    "number": _number,
+    "json_number": _json_number,
     "now": _Now(_apache),
     "quoted_now": _Now(_rfc3339),
 }

@@ -38,7 +38,7 @@ from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import Site
 from arbiter.workers.stacks import application_traceback
-from arbiter.workers.transport import queue_wait
+from arbiter.workers.transport import UNKNOWN, queue_wait
 from arbiter.workers.warmup_asgi import warm_up_asgi
 from arbiter.workers.websocket_connection import install as install_websocket
 
@@ -221,7 +221,7 @@ class AsyncWorker(Worker):
         from arbiter.workers.tls_on_loop import Handshake, TlsTransport, tls_extension
 
         site, tls = self.site, self._tls
-        waited = queue_wait(client) if site.measures_waits else 0.0
+        waited = queue_wait(client) if site.measures_waits else UNKNOWN
 
         def serve(opening: Opening) -> None:
             proxied, secured = opening.proxied, opening.secured

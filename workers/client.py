@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.protocols.http1 import READ_SIZE
-from arbiter.workers.transport import SocketTransport, queue_wait
+from arbiter.workers.transport import UNKNOWN, SocketTransport, queue_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,8 +115,8 @@ class Client(SocketTransport):
         super().__init__(client, patience=patience, phase=_nobody)
         self.fd = client.fileno()
         self.meet(address)
-        self.waited = 0.0
-        """Seconds that its request lay in the kernel."""
+        self.waited = UNKNOWN
+        """Seconds that its request has waited for a thread, if somebody asks."""
         self._client = client
         self.environ = environ
         self.http = http
@@ -160,9 +160,15 @@ class Client(SocketTransport):
         self.is_trusted = False
         """What it says of those who stand behind it is believed."""
 
-    def wait(self) -> float:
-        """Seconds that what it has sent lay in the kernel, as far as known; 0.0 if it has sent nothing."""
-        return queue_wait(self._client) if self.unread else 0.0
+    def note_wait(self) -> None:
+        """Note how long what it has sent lay in the kernel: it has been read, or is about to be.
+
+        What came while its last request was served waited for that, and for a thread from then on only.
+        """
+        waited = queue_wait(self._client)
+        if self.stage is Stage.KEPT:
+            waited = min(waited, monotonic() - self.since)
+        self.waited = max(self.waited, waited)
 
     @property
     def moved(self) -> int:

@@ -62,7 +62,7 @@ class Fronts:
         Args:
             request: as it came.
             host: the peer's; empty on a unix socket.
-            waited: seconds that it lay in the kernel, as far as known.
+            waited: seconds that it lay in the kernel; `transport.UNKNOWN`.
             trusted: `trusts` of the peer.
 
         Raises:
@@ -74,9 +74,7 @@ class Fronts:
             trusted = False
         told = self.forwarding.read(request, trusted=trusted)
         if self.queue_timeout:
-            if told is not None and told.began:
-                waited = max(waited, time.time() - told.began)
-            self.check_wait(waited)
+            self.check_wait(longest_wait(waited, told))
         return told
 
     def check_wait(self, waited: float) -> None:
@@ -87,6 +85,13 @@ class Fronts:
         """
         if 0 < self.queue_timeout < waited:
             raise Refusal(503, "The server is overloaded.", retry_after=max(1, round(self.queue_timeout)))
+
+
+def longest_wait(waited: float, told: Told | None) -> float:
+    """Seconds that a request has waited: in the kernel, which are `waited`, or since the first proxy got it."""
+    if told is not None and told.began:
+        return max(waited, time.time() - told.began, 0.0)  # a proxy's clock may be ahead of ours
+    return waited
 
 
 def host_of(address: Any) -> str:

@@ -11,10 +11,10 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids, open_access_log
+from arbiter.workers.accesslog import QUEUE, REQUEST_ID, Entry, Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
-from arbiter.workers.fronts import Fronts, accepted_address, host_of, proxied_address, proxied_environ
+from arbiter.workers.fronts import Fronts, accepted_address, host_of, longest_wait, proxied_address, proxied_environ
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_told, add_variables, listener_environ, worker_environ
@@ -65,6 +65,8 @@ class GatewayWorker(Worker):
             listener: (int(listener.family), listener_environ(worker, listener.getsockname())) for listener in self.listeners
         }
         self.access_log = open_access_log(settings, self.access) if self.access else None
+        self.wants_waits = bool(self.fronts.queue_timeout or (self.access_log and self.access_log.wants_queue))
+        """Whether somebody asks how long requests have waited."""
         self._ids = Ids()
         hooks = order.hooks
         self.exchange_class = watched(hooks) if hooks and hooks.watches_requests else Exchange
@@ -133,13 +135,18 @@ class GatewayWorker(Worker):
         """Log that a request was not let through; `host` is empty for a unix socket's."""
         self.log.info(f"refused a request from {host or 'a unix socket'}: {refusal.status}, {refusal.reason}")
 
-    def prepare_access(self, request: Request, environ: dict[str, Any]) -> int:
-        """What the access log needs of a request before it runs; gives back what `note_access` asks for as `cpu`."""
+    def prepare_access(self, request: Request, environ: dict[str, Any], waited: float, told: Told | None) -> int:
+        """What the access log needs of a request before it runs; gives back what `note_access` asks for as `cpu`.
+
+        `waited` and `told`: as `Fronts.judge` has them.
+        """
         log = self.access_log
         if log is None:
             return 0
         if log.wants_id:
             environ[REQUEST_ID] = self._ids.of(request)
+        if log.wants_queue and (wait := longest_wait(waited, told)) >= 0:
+            environ[QUEUE] = int(wait * 1e6)
         return time.thread_time_ns() if log.wants_cpu else 0
 
     def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float, cpu: int) -> None:

@@ -22,6 +22,7 @@ from arbiter.workers.interfaces.asgi_scope import connection_scope
 from arbiter.workers.protocols.policy import Refusal, status_line
 from arbiter.workers.protocols.response import CONTINUE, EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 from arbiter.workers.site import LINGER, QUIET
+from arbiter.workers.transport import UNKNOWN
 
 if TYPE_CHECKING:
     from arbiter.workers.hub import HubTransport
@@ -87,8 +88,8 @@ class Http1Connection(asyncio.Protocol):
             root_path=site.root_path,
             trusted=site.fronts.trusts(self.client),
         )
-        self.waited = 0.0
-        """Seconds that what the client has sent of its next request lay in the kernel, if there is a `queue_timeout`."""
+        self.waited = UNKNOWN
+        """Seconds that the client's next request has waited for the loop, if the site `measures_waits`."""
         self._is_judged = site.judges(self.template)
         self._http = site.parser()
         self._exchange: Exchange | None = None
@@ -133,13 +134,20 @@ class Http1Connection(asyncio.Protocol):
                 self.transport.pause_reading()
             return
         if self.site.measures_waits:
-            self.waited = max(self.waited, self.transport.wait())
+            self._note_wait()
         if self._is_fresh:
             self._is_fresh = False
             if data.startswith(b"PRI") and self._is_preface(data):
                 return
         http.feed(data)
         self._next()
+
+    def _note_wait(self) -> None:
+        """Note how long what has been read lay in the kernel; what came with a request before it waited for that first."""
+        waited = self.transport.wait()
+        if self._is_kept and self.idle_since < inf:
+            waited = min(waited, monotonic() - self.idle_since)
+        self.waited = max(self.waited, waited)
 
     def _is_preface(self, data: bytes) -> bool:
         """Whether HTTP/2 has taken over, because the client speaks it without asking."""
@@ -209,7 +217,7 @@ class Http1Connection(asyncio.Protocol):
             except Refusal as refusal:
                 self._refuse_head(refusal)
                 return
-            self.waited = 0.0
+            self.waited = UNKNOWN
         self._expects = request.expects_continue
         self._exchange = site.begin(self, request, template)
 
@@ -365,14 +373,17 @@ class Http1Connection(asyncio.Protocol):
         elif http.pending:
             # In a turn of its own: a client that pipelines a thousand requests must not make this a thousand calls deep.
             self._is_due = True
-            site.loop.call_soon(self._next_pipelined)
+            site.loop.call_soon(self._next_pipelined, site.now)
         elif self._is_half_closed:
             self._part()
         else:
             self.complete()
 
-    def _next_pipelined(self) -> None:
+    def _next_pipelined(self, since: float) -> None:
+        """Begin the request that is here since this moment, as far as anybody has to wait for it."""
         self._is_due = False
+        if self.site.measures_waits:
+            self.waited = monotonic() - since
         if self._exchange is None and not self._lingers and not self.transport.is_closing():
             self._next()
             if self.deadline == inf and not self._exchange:

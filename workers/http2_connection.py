@@ -24,6 +24,7 @@ from arbiter.workers.protocols import http2_frames as frames
 from arbiter.workers.protocols.http2 import Connection
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.site import LINGER
+from arbiter.workers.transport import UNKNOWN
 
 if TYPE_CHECKING:
     from arbiter.workers.hub import HubTransport
@@ -99,8 +100,8 @@ class Http2Connection(asyncio.Protocol):
         self.template = template
         self.client = client
         """The peer's host; empty on a unix socket."""
-        self.waited = 0.0
-        """Seconds that what has just come lay in the kernel, if there is a `queue_timeout`."""
+        self.waited = UNKNOWN
+        """Seconds that what has just come lay in the kernel, if the site `measures_waits`."""
         self._is_judged = site.judges(template)
         self.engine = Connection(
             site.limits, streams=site.settings.http2_max_concurrent_streams, websocket=b"websocket" in site.upgrades
@@ -155,7 +156,7 @@ class Http2Connection(asyncio.Protocol):
             for _, refusal in engine.refused:
                 self.site.tell_refused(refusal, self.client)
             engine.refused.clear()
-        self.waited = 0.0
+        self.waited = UNKNOWN
         self._flush_soon()
 
     def begin(self, stream: Stream) -> None:

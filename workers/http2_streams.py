@@ -174,6 +174,8 @@ class Http2WebSocket(Http2Stream):
         scope = websocket_scope(template, request, offer)
         scope["headers"] = request.fields.copy()
         scope["state"] = site.websocket_state.copy()
+        if site.tells_log:
+            site.tell_log(scope, request, template)
         scope["extensions"] = EXTENSIONS | connection.template.get("extensions", {})
         exchange = self.exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:

@@ -26,10 +26,10 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from arbiter.workers.accesslog import REQUEST_ID, Entry, Ids
+from arbiter.workers.accesslog import QUEUE, REQUEST_ID, Entry, Ids
 from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
-from arbiter.workers.fronts import Fronts
+from arbiter.workers.fronts import Fronts, longest_wait
 from arbiter.workers.interfaces.asgi import Exchange
 from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope, told_scope, variables_scope
 from arbiter.workers.interfaces.asgi_websocket import WebSocketExchange
@@ -37,6 +37,7 @@ from arbiter.workers.interfaces.health import health_application
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.protocols.uwsgi import UwsgiConnection
+from arbiter.workers.transport import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,7 +109,8 @@ class Site:
         """Of the lifespan: each request gets a copy."""
         self.connections: set[LoopConnection] = set()
         self.fronts = Fronts(settings)
-        self.measures_waits = bool(self.fronts.queue_timeout)
+        self._logs_waits = access_log is not None and access_log.wants_queue
+        self.measures_waits = bool(self.fronts.queue_timeout) or self._logs_waits
         """Whether connections have to know how long what they receive lay in the kernel."""
         self.tells_environ = False
         """The application is WSGI's: templates, and the scopes of their requests, have under ``environ`` what its environ has
@@ -156,6 +158,8 @@ class Site:
         self._deadlines: Deadlines[LoopConnection] = Deadlines()
         self._hosts: Counter[str] = Counter()  # connections of each, if that is limited
         self._ids = Ids() if access_log and access_log.wants_id else None
+        self.tells_log = self._ids is not None or self._logs_waits
+        """Scopes have to pass `tell_log`."""
         self._held: list[Exchange] = []
         self._spawn = asyncio.Task if loop.get_task_factory() is None else None
 
@@ -211,7 +215,7 @@ class Site:
 
     def judges(self, template: dict[str, Any]) -> bool:
         """Whether requests of the connection have to pass `introduce`; to be asked once for a connection."""
-        return template["trusted"] or self.fronts.looks
+        return template["trusted"] or self.fronts.looks or self._logs_waits
 
     def introduce(
         self, request: Request, template: dict[str, Any], waited: float, variables: Mapping[str, str] | None = None
@@ -221,13 +225,15 @@ class Site:
         Args:
             request: as it came.
             template: the connection's.
-            waited: seconds that it lay in the kernel; of no matter without `queue_timeout`.
+            waited: seconds that it lay in the kernel, or `transport.UNKNOWN`; of no matter unless `measures_waits`.
             variables: what a front end that speaks the uwsgi protocol says of it.
 
         Raises:
             Refusal: the application does not get it.
         """
         told = self.fronts.judge(request, template["host"], waited, trusted=template["trusted"])
+        if self._logs_waits:
+            template = {**template, "waited": longest_wait(waited, told)}
         if variables:
             template = variables_scope(template, variables)
             if self.tells_environ:
@@ -256,13 +262,20 @@ class Site:
         if self.request_timeout:
             exchange.deadline = started + self.request_timeout
             extensions["arbiter.extend_deadline"] = _Extend(exchange)
-        if self._ids:
-            scope[REQUEST_ID] = self._ids.of(request)
+        if self.tells_log:
+            self.tell_log(scope, request, template)
         app = self.app
         if self._health and request.target.partition(b"?")[0] == self._health and request.method in (b"GET", b"HEAD"):
             app = self._health_app
         self.start(exchange, app)
         return exchange
+
+    def tell_log(self, scope: dict[str, Any], request: Request, template: dict[str, Any]) -> None:
+        """Add what the access log wants to know of a request later."""
+        if self._ids:
+            scope[REQUEST_ID] = self._ids.of(request)
+        if template.get("waited", UNKNOWN) >= 0:
+            scope[QUEUE] = int(template["waited"] * 1e6)
 
     def start(self, exchange: Activity, app: Application) -> None:
         """Have this application do what `exchange` is about, in a task of its own; it takes its first step in the next turn."""

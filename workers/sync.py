@@ -21,7 +21,7 @@ from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
-from arbiter.workers.transport import SocketTransport, queue_wait
+from arbiter.workers.transport import UNKNOWN, SocketTransport, queue_wait
 
 if TYPE_CHECKING:
     import socket
@@ -87,7 +87,7 @@ class SyncWorker(GatewayWorker):
         """Read one request, have it answered, and leave the connection ready to be closed."""
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
-        waited = queue_wait(client) if self.fronts.queue_timeout and transport.unread else 0.0
+        waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
         try:
             if opening := self.opening(client, address):
                 if not self._open(opening, transport):
@@ -111,7 +111,7 @@ class SyncWorker(GatewayWorker):
         environ = environ.copy()
         add_peer(environ, address)
         request = self.introduce(environ, connection, request, told)
-        cpu = self.prepare_access(request, environ) if self.access_log else 0
+        cpu = self.prepare_access(request, environ, waited, told) if self.access_log else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
         if not self._seconds:
@@ -128,6 +128,12 @@ class SyncWorker(GatewayWorker):
             self.count_request()
         if self.access_log:
             self.note_access(exchange, environ, started, cpu)
+
+    @staticmethod
+    def _wait_of(client: socket.SocketType, transport: SocketTransport) -> float:
+        """Seconds that a client that was just accepted has waited with what it has sent."""
+        waited = queue_wait(client)
+        return waited if waited < 0 or transport.unread else 0.0
 
     def _give_time(self, transport: SocketTransport, seconds: float) -> None:
         """``arbiter.extend_deadline``: so many seconds from now on for the request, by all that would end it."""

@@ -34,7 +34,7 @@ from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
 from arbiter.workers.timelimit import TimeLimit
-from arbiter.workers.transport import STRIDE
+from arbiter.workers.transport import STRIDE, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,7 +313,8 @@ class ThreadedWorker(GatewayWorker):
             return
         if client.opening is not None:
             client.stage = _OPENING
-            client.waited = client.wait() if self.fronts.queue_timeout else 0.0
+            if self.wants_waits and client.unread:
+                client.note_wait()
         client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
 
@@ -337,7 +338,8 @@ class ThreadedWorker(GatewayWorker):
         client.meet(address)
         client.is_trusted = self.fronts.trusts(client.host)
         client.stage = _FRESH
-        client.deadline = monotonic() + self._patience[_FRESH]
+        client.since = now = monotonic()
+        client.deadline = now + self._patience[_FRESH]
         if opening.received:
             client.http.feed(opening.received)
             client.stage = _PIPELINED
@@ -359,8 +361,6 @@ class ThreadedWorker(GatewayWorker):
                 return
             is_first, data = False, b""
             if client.stage is not _PIPELINED:
-                if self.fronts.queue_timeout and (client.stage is _KEPT or client.stage is _FRESH):
-                    client.waited = max(client.waited, client.wait())
                 received = client.receive_now()
                 if not received:
                     if received is None:
@@ -368,12 +368,16 @@ class ThreadedWorker(GatewayWorker):
                     else:
                         self._poller.close(client)
                     return
+                if self.wants_waits:
+                    client.note_wait()
                 data = received
                 is_first = client.stage is _FRESH and self._speaks_http2
                 if is_first and _is_preface(data):
                     self._hand_over(client, data)
                     return
                 http.feed(data)
+            elif self.wants_waits:
+                client.waited = max(client.waited, monotonic() - client.since)
             request = client.request
             if request is None:
                 request = http.next_request()
@@ -416,7 +420,6 @@ class ThreadedWorker(GatewayWorker):
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
         started = monotonic()
-        client.waited = 0.0
         row.begin(request.method, request.target, client.name)
         client.begin(seat.phase)
         environ = client.environ.copy()
@@ -426,7 +429,8 @@ class ThreadedWorker(GatewayWorker):
         request = self.introduce(environ, client.http, request, told)
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
-        cpu = self.prepare_access(request, environ) if self.access_log else 0
+        cpu = self.prepare_access(request, environ, client.waited, told) if self.access_log else 0
+        client.waited = UNKNOWN
         persistent = self._keepalive > 0 and not self.retiring
         exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent=persistent)
         if not self._limit:
@@ -468,6 +472,7 @@ class ThreadedWorker(GatewayWorker):
             client.answered = False
             if http.pending:
                 client.stage = _PIPELINED
+                client.since = monotonic()
                 self._crew.queue.append(client)  # at the end: nobody has two turns while others wait
             else:
                 client.stage = _KEPT

@@ -34,10 +34,17 @@ _JOINED: Final = 64 * 1024
 """Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
 
 
+UNKNOWN: Final = -1.0
+"""Seconds that nobody can tell: less than any that somebody can."""
+
+
 def queue_wait(client: socket.SocketType) -> float:
-    """Seconds since the last bytes of a client came, or since it connected; 0.0 on a unix socket. See `Worker.note_wait`."""
+    """Seconds since the last bytes of a client came, or since it connected; `UNKNOWN` on a unix socket.
+
+    See `Worker.note_wait`.
+    """
     if client.family == socket.AF_UNIX:
-        return 0.0
+        return UNKNOWN
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
     return int.from_bytes(info[52:56], sys.byteorder) / 1000
 

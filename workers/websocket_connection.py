@@ -103,6 +103,8 @@ class WebSocketConnection(asyncio.Protocol):
         site = self.site
         scope = websocket_scope(template, request, offer)
         scope["state"] = site.websocket_state.copy()
+        if site.tells_log:
+            site.tell_log(scope, request, template)
         scope["extensions"] = EXTENSIONS | template.get("extensions", {})
         exchange = self._exchange = WebSocketExchange(site, self, request, offer, scope, site.settings)
         if site.request_timeout:

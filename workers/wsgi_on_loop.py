@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from arbiter.workers.accesslog import QUEUE, REQUEST_ID
 from arbiter.workers.interfaces import asgi, wsgi
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.interfaces.wsgi_environ import (
@@ -113,10 +114,15 @@ class Gateway:
             add_variables(environ, shown)
             if told:
                 add_told(environ, told)
+        for key in _LOGGED:
+            if key in scope:
+                environ[key] = scope[key]
         return environ
 
 
 _SERVERS_KEPT: Final = 64
+_LOGGED: Final = (REQUEST_ID, QUEUE)
+"""What the access log is told by the scope, and the application by the environ."""
 
 
 class Exchange(asgi.Exchange):
@@ -315,13 +321,16 @@ class _Visit:
     def _serve(self, exchange: _Pep3333, place: Place) -> None:
         if self._is_cancelled:
             return  # between the pool and here
+        scope = self._exchange.scope
+        waited = monotonic() - self._entered
+        if QUEUE in scope:
+            scope[QUEUE] += int(waited * 1e6)
         try:
-            self._gateway.fronts.check_wait(monotonic() - self._entered)
+            self._gateway.fronts.check_wait(waited)
         except Refusal as refusal:
             self._gateway.log.info(f"{self._exchange.name} has waited for a thread longer than queue_timeout")
             exchange.refusal = refusal
             return
-        scope = self._exchange.scope
         environ = self._environ = self._gateway.environ(scope)
         self._remote = environ["REMOTE_ADDR"]
         environ["arbiter.extend_deadline"] = scope["extensions"]["arbiter.extend_deadline"]

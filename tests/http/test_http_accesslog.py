@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from arbiter.config.kinds import Refused
 from arbiter.config.lists import Skips
 from arbiter.workers import accesslog
-from arbiter.workers.accesslog import REQUEST_ID, AccessLog, Entry, Ids
+from arbiter.workers.accesslog import QUEUE, REQUEST_ID, AccessLog, Entry, Ids
 from arbiter.workers.protocols.policy import admit
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
@@ -87,6 +87,7 @@ def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) ->
         ("%(Z)s", "-"),
         ("%(nosuch)s", "-"),
         ("%(cpu)s", "-"),
+        ("%(queue)s", "-"),
         ("%(id)s", "-"),
         ('{text0} {status} \\ """ \'', '{text0} {status} \\ """ \''),
         ("%({'\\\"}i)s%({\\n'\"}e)s", "--"),
@@ -161,7 +162,7 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
     writer = Lines()
     full = entry(
         {b"user-agent": b'curl "8"', b"authorization": b"Basic YWxpY2U6c2VjcmV0"},
-        environ={REQUEST_ID: "r-1"},
+        environ={REQUEST_ID: "r-1", QUEUE: 4000},
         cpu=17,
     )
     first, second = map(json.loads, lines(AccessLog("", writer, as_json=True), writer, full, entry(remote="")))
@@ -178,13 +179,32 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
         "bytes": 1234,
         "seconds": 3.25,
         "cpu_us": 17,
+        "queue_us": 4000,
         "host": "a",
         "referer": None,
         "user_agent": 'curl "8"',
         "request_id": "r-1",
         "pid": os.getpid(),
     }
-    assert [second[key] for key in ("remote", "user", "cpu_us", "user_agent", "request_id")] == [None] * 5
+    assert [second[key] for key in ("remote", "user", "cpu_us", "queue_us", "user_agent", "request_id")] == [None] * 6
+
+
+@pytest.mark.parametrize("strange", ["7\n", 1.5, True, None, b"7"])
+def test_a_wait_that_the_application_has_made_up_is_unknown(strange: object) -> None:
+    writer = Lines()
+    (text,) = lines(AccessLog("", writer, as_json=True), writer, entry(environ={QUEUE: strange}))
+
+    assert json.loads(text)["queue_us"] is None
+    assert line("%(queue)s", environ={QUEUE: strange}) == "-"
+    assert line("%(queue)s", environ={QUEUE: 0}) == "0"
+
+
+def test_what_no_line_shows_is_not_measured() -> None:
+    plain = AccessLog(COMBINED, Lines())
+    assert not plain.wants_cpu
+    assert not plain.wants_id
+    assert not plain.wants_queue
+    assert AccessLog("%(queue)s", Lines()).wants_queue
 
 
 @given(agent=st.binary(), host=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))

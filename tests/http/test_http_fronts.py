@@ -76,15 +76,18 @@ def test_a_request_that_has_waited_too_long_is_shed_before_the_application_runs(
 ) -> None:
     """1. The worker is busy. 2. A request waits longer than it may; another has just come when the worker is free again.
 
-    Result: the first is told to come back, the second is served.
+    Result: the first is told to come back, the second is served, and so are those that have waited for their own client's
+    request: one that came with it, and one that came later.
     """
     server = serve(arbiter, *kind, "--queue-timeout", "0.5", "--forwarded-allow-ips", "127.0.0.1")
-    with connected(server, GET % (b"/held", b"")) as held:
+    kept = GET.replace(b"close", b"keep-alive")
+    with connected(server, kept % (b"/held", b"") + kept % (b"/with", b"")) as held:
         until((server.folder / "held").exists, "a busy worker")
+        held.sendall(GET % (b"/after", b""))
         with connected(server, GET % (b"/", b"")) as late:
             time.sleep(1)  # not for luck: it is what the test is about
             server.release()
-            assert Response(everything(held)).status == 200
+            assert everything(held).count(b"HTTP/1.1 200") == (1 if "sync" in kind else 3)
             shed = Response(everything(late))
     assert (shed.status, shed[b"retry-after"]) == (503, b"1")
     assert ask(server, GET % (b"/", b"")).status == 200
@@ -93,6 +96,38 @@ def test_a_request_that_has_waited_too_long_is_shed_before_the_application_runs(
         (b"X-Queue-Start: t=%.3f\r\n" % time.time(), 200),
     ):
         assert ask(server, GET % (b"/", field)).status == status
+
+
+def test_the_access_log_tells_how_long_a_request_has_waited(arbiter: Arbiter, kind: tuple[str, ...]) -> None:
+    unix = f"{arbiter.folder}/web.sock"
+    log = ("--access-logfile", "access.log", "--access-logformat", "%(U)s %(queue)s %({arbiter.queue_us}e)s %(id)s")
+    server = serve(arbiter, *kind, *log, "--bind", f"unix:{unix}", "--forwarded-allow-ips", "127.0.0.1")
+    kept = GET.replace(b"close", b"keep-alive")
+    with connected(server, kept % (b"/held", b"") + GET % (b"/with", b"")) as held:
+        until((server.folder / "held").exists, "a busy worker")
+        with connected(server, GET % (b"/late", b"")) as late:
+            time.sleep(1)  # not for luck: it is what the test is about
+            server.release()
+            everything(held)
+            assert b'"arbiter.request_id": "' in everything(late)  # the application is told too
+    ask(server, GET % (b"/proxied", b"X-Request-Start: t=%.3f\r\n" % (time.time() - 60)))
+    ask(server, GET % (b"/proxied", b"X-Request-Start: t=%.3f\r\n" % (time.time() + 60)))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(unix)
+        client.sendall(GET % (b"/unix", b""))
+        everything(client)
+
+    path = server.folder / "access.log"
+    until(lambda: path.exists() and "/unix" in path.read_text(), "the last line")
+    lines = [line.split() for line in path.read_text().splitlines()]
+    assert all(shown == told for _, shown, told, _ in lines)
+    wait = {f"{name}{number}": shown for number, (name, shown, *_) in enumerate(lines) if name == "/proxied"}
+    wait |= {name: shown for name, shown, *_ in lines if name != "/proxied"}
+    past, future = (int(shown) for name, shown in wait.items() if name.startswith("/proxied"))
+    assert (past >= 60_000_000, 0 <= future < 60_000_000, wait["/unix"]) == (True, True, "-")
+    assert 900_000 <= int(wait["/late"]) < 60_000_000
+    assert int(wait["/held"]) < 60_000_000
+    assert "sync" in kind or int(wait["/with"]) < int(wait["/late"])  # it has waited for /held in vain, and that is its own
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=["threaded", "async"])
