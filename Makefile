@@ -18,7 +18,7 @@ help:
 	@echo "make docs    write the generated files of docs/ and deploy/ anew"
 	@echo "make site    the documentation as a site, in build/site"
 	@echo "make release-check   what is released is built, installed from wheel and sdist, and served from each"
-	@echo "make bench   Arbiter and its peers, measured: an hour; with BENCH_FLAGS=--quick half a minute (--help: more)"
+	@echo "make bench   Arbiter and its peers, measured: 25 minutes; with BENCH_FLAGS=--quick half a minute (--help: more)"
 
 # exec: Arbiter takes the shell's place, so that a signal reaches it and its exit status is the recipe's.
 serve: .venv/.serve

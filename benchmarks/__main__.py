@@ -2,7 +2,8 @@
 
 Servers are started one after another, with one worker, each process of it pinned to one core and the load generator to
 another. Rounds are interleaved: every server is measured once under every workload before any is measured again, and the
-order turns from round to round, so what disturbs the machine for a minute disturbs one value of each median.
+order turns from round to round, so what disturbs the machine for a minute disturbs one value of each median. Servers that no
+figure to reach is compared to are left out of most rounds, or a whole run would take an hour and not 25 minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, TypeVar
 from benchmarks import servers, table, workloads
 from benchmarks.figures import Run, unknown
 from benchmarks.load import H2LOAD, WRK
-from benchmarks.measure import CannotMeasureError, Cores, measure, take_cores
+from benchmarks.measure import START, WARM, CannotMeasureError, Cores, measure, take_cores
 from benchmarks.servers import HERE, SERVERS, Server
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -64,11 +65,14 @@ def main() -> int:
         print("None of these servers can do any of these workloads.", file=sys.stderr)
         return 2
     cores = take_cores()
+    rounds = [in_round(cells, number) for number in range(options.rounds)]
+    minutes = sum(lasts(workload, options.seconds) for chosen in rounds for _, workload in chosen) / 60
+    print(f"{sum(map(len, rounds))} measurements: about {minutes:.0f} minutes on a quiet machine", flush=True)
     if cores.server == cores.load:
         print("Only one core: server and load share it, and the figures are of little use.", file=sys.stderr)
     try:
-        for number in range(options.rounds):
-            round_of(run, turned(cells, number), cores, options.seconds, number)
+        for number, chosen in enumerate(rounds):
+            round_of(run, turned(chosen, number), cores, options.seconds, number)
             save(run, options.output)  # after each round: a run that is stopped has what it has
     except KeyboardInterrupt:
         save(run, options.output)
@@ -96,6 +100,23 @@ def round_of(run: Run, cells: list[tuple[Server, Workload]], cores: Cores, secon
             f"  p99 {sample.p99_us / 1e3:8.2f} ms  {sample.pss_bytes / 1e6:5.0f} MB  errors {sample.errors}",
             flush=True,
         )
+
+
+def in_round(cells: list[tuple[Server, Workload]], number: int) -> list[tuple[Server, Workload]]:
+    """The cells that this round measures."""
+    if not number % workloads.SELDOM:
+        return cells
+    return [(server, workload) for server, workload in cells if server.ours or server.name in compared(workload)]
+
+
+def compared(workload: Workload) -> set[str]:
+    """The names of the servers that Arbiter's figures of a workload are held against."""
+    return workloads.COMPARED.get(workload.name, set())
+
+
+def lasts(workload: Workload, seconds: int) -> float:
+    """About how many seconds a measurement takes."""
+    return START + WARM * workload.workers + seconds * workload.longer
 
 
 def turned(cells: list[_Cell], number: int) -> list[_Cell]:
@@ -159,20 +180,22 @@ def _parse() -> argparse.Namespace:
         return [name.strip() for name in value.split(",") if name.strip()]
 
     parser.add_argument("--servers", type=names, help="comma-separated [all]")
-    parser.add_argument("--workloads", type=names, help="comma-separated [all]")
-    parser.add_argument("--seconds", type=int, help="of load for each figure, whole seconds [2]")
-    parser.add_argument("--rounds", type=int, help="how often each figure is measured [5]")
     parser.add_argument(
-        "--quick", action="store_true", help="a few servers, two workloads, one second, one round: half a minute"
+        "--workloads",
+        type=names,
+        help=f"comma-separated [all but {', '.join(load.name for load in WORKLOADS if load.is_extra)}]",
     )
+    parser.add_argument("--seconds", type=int, help="of load for each figure, whole seconds [1]")
+    parser.add_argument("--rounds", type=int, help="how often each figure is measured [5]")
+    parser.add_argument("--quick", action="store_true", help="a few servers, two workloads, one round: half a minute")
     parser.add_argument("--output", help=f"where the result goes [{LATEST} of a whole run, {PARTIAL} of a part]")
     options = parser.parse_args()
     options.output = options.output or (PARTIAL if options.quick or options.servers or options.workloads else LATEST)
     if options.servers is None:
         options.servers = names(QUICK_SERVERS) if options.quick else list(servers.BY_NAME)
     if options.workloads is None:
-        options.workloads = names(QUICK_WORKLOADS) if options.quick else list(workloads.BY_NAME)
-    options.seconds = options.seconds or (1 if options.quick else 2)
+        options.workloads = names(QUICK_WORKLOADS) if options.quick else [load.name for load in WORKLOADS if not load.is_extra]
+    options.seconds = options.seconds or 1
     options.rounds = options.rounds or (1 if options.quick else 5)
     if options.seconds < 1 or options.rounds < 1:
         parser.error("--seconds and --rounds must be 1 or more")

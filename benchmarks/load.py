@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,9 @@ WRK: Final = shutil.which("wrk")
 
 H2LOAD: Final = shutil.which("h2load")
 
+WHOLE: Final = 60
+"""Seconds that a load is started for that is to be ended."""
+
 GRACE: Final = 30.0
 """Seconds more than the load's own until it is ended: its requests' time-out (10 s), and a machine that is busy."""
 
@@ -38,7 +42,7 @@ class Load(NamedTuple):
     errors: int
 
 
-def generate(workload: Workload, port: int, seconds: int, seed: int) -> Load:
+def generate(workload: Workload, port: int, seconds: float, seed: int) -> Load:
     """Load the server on this port.
 
     Raises:
@@ -59,18 +63,36 @@ def generate(workload: Workload, port: int, seconds: int, seed: int) -> Load:
         raise RuntimeError(f"{words[0]} failed with status {done.returncode}: {done.stderr or done.stdout}") from None
 
 
-def _closed_loop(workload: Workload, port: int, seconds: int) -> list[str]:
+def warm_up(workload: Workload, port: int, seconds: float, seed: int) -> None:
+    """The same load before what is measured.
+
+    Raises:
+        RuntimeError: as `generate`.
+    """
+    if workload.streams or workload.echo or workload.rate:
+        generate(workload, port, seconds, seed)
+        return
+    with subprocess.Popen(_closed_loop(workload, port, WHOLE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as wrk:
+        try:
+            wrk.wait(seconds)
+        except subprocess.TimeoutExpired:
+            wrk.send_signal(signal.SIGINT)  # it knows whole seconds only, and ends by this as by its time
+        if wrk.wait(GRACE):
+            raise RuntimeError(f"wrk failed with status {wrk.returncode}")
+
+
+def _closed_loop(workload: Workload, port: int, seconds: float) -> list[str]:
     fields = [word for header in workload.headers for word in ("-H", header)]
     url = f"http://127.0.0.1:{port}{workload.path}"
-    shape = ["-t1", f"-c{workload.connections}", f"-d{seconds}s", "--timeout", "10s"]
+    shape = ["-t1", f"-c{workload.connections}", f"-d{seconds:.0f}s", "--timeout", "10s"]
     return [WRK or "wrk", *shape, *fields, "-s", f"{HERE}/wrk.lua", url, "--", str(workload.body)]
 
 
-def _http2_loop(workload: Workload, port: int, seconds: int) -> Load:
+def _http2_loop(workload: Workload, port: int, seconds: float) -> Load:
     """As `generate`, by h2load, which logs each request: when it began, its status, and its microseconds."""
     fields = [word for header in workload.headers for word in ("-H", header)]
     url = f"http://127.0.0.1:{port}{workload.path}"
-    shape = ["-t1", f"-c{workload.connections}", f"-m{workload.streams}", f"-D{seconds}", "-T10"]
+    shape = ["-t1", f"-c{workload.connections}", f"-m{workload.streams}", f"-D{seconds * 1000:.0f}ms", "-T10"]
     with tempfile.TemporaryDirectory(prefix="arbiter-bench-") as folder:
         log = os.path.join(folder, "log")
         words = [H2LOAD or "h2load", *shape, *fields, f"--log-file={log}", url]
@@ -96,7 +118,7 @@ def ask_http2(workload: Workload, port: int) -> tuple[int, int]:
     return (200 if "status codes: 1 2xx" in told else 0), int(size[1]) if size else 0
 
 
-def _open_loop(workload: Workload, port: int, seconds: int, seed: int) -> list[str]:
+def _open_loop(workload: Workload, port: int, seconds: float, seed: int) -> list[str]:
     numbers = {
         "port": port,
         "seconds": seconds,
@@ -109,7 +131,7 @@ def _open_loop(workload: Workload, port: int, seconds: int, seed: int) -> list[s
     return [sys.executable, f"{HERE}/mixed_load.py", *flags, *(["--fresh"] if workload.fresh else [])]
 
 
-def _echoes(workload: Workload, port: int, seconds: int) -> list[str]:
+def _echoes(workload: Workload, port: int, seconds: float) -> list[str]:
     numbers = {"port": port, "connections": workload.connections, "size": workload.echo, "seconds": seconds}
     flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     return [sys.executable, f"{HERE}/websocket_load.py", *flags]

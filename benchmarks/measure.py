@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from benchmarks import procfs, websocket_load
 from benchmarks.figures import Sample
-from benchmarks.load import IdleConnections, ask_http2, generate
+from benchmarks.load import IdleConnections, ask_http2, generate, warm_up
 from benchmarks.servers import HERE
 from benchmarks.workloads import FILE_BYTES
 
@@ -31,10 +31,14 @@ if TYPE_CHECKING:
 BOOT: Final = 20.0
 """Seconds that a server has until its first response: Django with five workers takes 2 on one core."""
 STOP: Final = 5.0
-"""Seconds that it has to end after SIGTERM."""
-WARM: Final = 1
-"""Seconds of load for each worker before the measurement, the least that wrk can: what a framework imports on the first
-request of each of five workers was most of the memory figures' CPU time before it was five seconds."""
+"""Seconds that it has to end after SIGKILL."""
+WARM: Final = 0.3
+"""Seconds of load for each worker before the measurement: what a framework imports on the first request of each of five
+workers was most of the memory figures' CPU time without it."""
+START: Final = 1.1
+"""Seconds that a server takes until it has been checked, and to end, in the mean: for a forecast."""
+QUIET: Final = 0.5
+"""Seconds in which a server with several workers uses no more than a tick once all of them are ready."""
 DESCRIPTORS: Final = 8192
 """Enough for 1000 idle connections on both sides, and for Granian's backpressure."""
 
@@ -76,9 +80,11 @@ def measure(server: Server, workload: Workload, folder: str, core: int, seconds:
     """
     with running(server, workload, folder, core) as (pid, port):
         check(workload, port)
+        if workload.workers > 1:
+            settle(pid)
         try:
             with IdleConnections(port, workload.idle) as idle:
-                generate(workload, port, WARM * workload.workers, seed)
+                warm_up(workload, port, WARM * workload.workers, seed)
                 before = procfs.cpu_seconds(pid)
                 load = generate(workload, port, seconds * workload.longer, seed)
                 after = procfs.cpu_seconds(pid)
@@ -127,6 +133,14 @@ def running(server: Server, workload: Workload, folder: str, core: int) -> Itera
             raise CannotMeasureError(f"{error}. Its log ends: {_last_words(log_path)}") from error
     finally:
         _end(process)
+
+
+def settle(session: int) -> None:
+    """Wait until the server does nothing: the first of several workers answers before the others have loaded anything."""
+    deadline, used = time.monotonic() + BOOT, -1.0
+    while (now := procfs.cpu_seconds(session)) > used + procfs.TICK and time.monotonic() < deadline:
+        used = now
+        time.sleep(QUIET)
 
 
 def check(workload: Workload, port: int) -> None:
@@ -198,9 +212,7 @@ def _last_words(path: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP)
+    """Kill all of its session at once: how gracefully it ends is no figure, and takes some of them more than a second."""
     for member in procfs.members(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member.pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ def main(result: str) -> None:
         with open(result) as file:
             run = Run.from_json(file.read())
     except FileNotFoundError:
-        sys.exit(f"There is no result {result} to make a page of: `make bench` makes one, in an hour.")
+        sys.exit(f"There is no result {result} to make a page of: `make bench` makes one, in 25 minutes.")
     path = os.path.join(DOCS, "performance.md")
     with open(path) as file:
         page = file.read()

@@ -44,6 +44,8 @@ class Server:
     """What one has to know to read its figures."""
     is_asgi: bool = False
     """It serves ASGI, and is measured with what it answers only."""
+    only: frozenset[str] = frozenset()
+    """The workloads that it is measured with; empty: all that it serves."""
 
     @property
     def ours(self) -> bool:
@@ -62,7 +64,7 @@ class Server:
 
     def serves(self, workload: Workload) -> bool:
         """Whether there is something to measure."""
-        return workload.needs <= self.has
+        return workload.needs <= self.has and (not self.only or workload.name in self.only)
 
     @property
     def interface(self) -> str:
@@ -97,19 +99,22 @@ CLOSES: Final = (
 SYNC: Final = HELLO | WSGI | WORKERS
 THREADED: Final = HELLO | FLEET | IDLE
 SOCKETS: Final = frozenset({Feature.WEBSOCKET})
+LOGGED: Final = frozenset({"hello", "browser"})
+"""What a line of an access log costs is the same for every other response."""
 ASYNC: Final = HELLO | ASGI | WORKERS | IDLE
 
 SERVERS: Final = (
     Server("limit-canned", "", "{python} {here}/limits/canned.py {port}", HELLO | IDLE),
     Server("limit-environ", "", "{python} {here}/limits/environ.py {port} {app}", HELLO | IDLE),
     Server("arbiter-sync", "arbiter-server", ARBITER + "-k sync {app}", SYNC),
-    Server("arbiter-sync-log", "arbiter-server", ARBITER + "-k sync --access-logfile access.log {app}", HELLO),
+    Server("arbiter-sync-log", "arbiter-server", ARBITER + "-k sync --access-logfile access.log {app}", HELLO, only=LOGGED),
     Server("arbiter-threaded", "arbiter-server", ARBITER + KEEP + "-k threaded --threads {threads} {app}", THREADED),
     Server(
         "arbiter-threaded-log",
         "arbiter-server",
         ARBITER + KEEP + "-k threaded --threads {threads} --access-logfile access.log {app}",
         HELLO,
+        only=LOGGED,
     ),
     Server("arbiter-async", "arbiter-server", ARBITER + KEEP + "-k async {app}", ASYNC | HTTP2 | SOCKETS),
     Server(
@@ -118,11 +123,16 @@ SERVERS: Final = (
         ARBITER + KEEP + "-k async --access-logfile access.log {app}",
         HELLO,
         is_asgi=True,
+        only=LOGGED,
     ),
     Server("gunicorn-sync", "gunicorn", GUNICORN + "-k sync {app}", SYNC),
     Server("gunicorn-gthread", "gunicorn", GUNICORN + "-k gthread --threads {threads} {app}", THREADED),
     Server(
-        "gunicorn-gthread-log", "gunicorn", GUNICORN + "-k gthread --threads {threads} --access-logfile access.log {app}", HELLO
+        "gunicorn-gthread-log",
+        "gunicorn",
+        GUNICORN + "-k gthread --threads {threads} --access-logfile access.log {app}",
+        HELLO,
+        only=LOGGED,
     ),
     Server("gunicorn-asgi", "gunicorn", GUNICORN + "-k asgi {app}", ASYNC | SOCKETS),
     Server(
@@ -138,6 +148,12 @@ SERVERS: Final = (
         "hypercorn",
         "{bin}/hypercorn -b 127.0.0.1:{port} -w {workers} -k uvloop --keep-alive 60 --log-level warning {app}",
         ASYNC | HTTP2 | SOCKETS,
+    ),
+    Server(
+        "daphne",
+        "daphne",
+        "{bin}/daphne -b 127.0.0.1 -p {port} --http-timeout 60 --verbosity 0 {app}",
+        HELLO | ASGI | IDLE | SOCKETS,
     ),
     Server(
         "uwsgi",
@@ -156,6 +172,7 @@ SERVERS: Final = (
         SYNC | FLEET,
         BUILD,
         CLOSES,
+        only=frozenset({"mix", "mix-kept", "post", "file"}),
     ),
     Server(
         "waitress",
@@ -184,6 +201,7 @@ SERVERS: Final = (
         "{python} -m uvicorn --host 127.0.0.1 --port {port} --loop uvloop --http httptools --timeout-keep-alive 60 {app}",
         HELLO,
         is_asgi=True,
+        only=LOGGED,
     ),
 )
 

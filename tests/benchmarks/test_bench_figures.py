@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import chart, report, table
-from benchmarks.__main__ import turned
+from benchmarks.__main__ import in_round, lasts, turned
 from benchmarks.figures import Metric, Run, Sample, Summary, ratio, summarize
 from benchmarks.load import Load
 from benchmarks.mixed_load import percentile, schedule
 from benchmarks.servers import BY_NAME, SERVERS
-from benchmarks.workloads import WORKLOADS, Feature
+from benchmarks.workloads import COMPARED, WORKLOADS, Feature
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,6 +183,24 @@ def test_every_workload_measures_a_kind_of_arbiter() -> None:
     ours = [server for server in SERVERS if server.ours]
 
     assert [workload.name for workload in WORKLOADS if not any(server.serves(workload) for server in ours)] == []
+
+
+def test_every_figure_to_reach_is_compared_in_every_round() -> None:
+    cells = [(server, workload) for workload in WORKLOADS for server in SERVERS if server.serves(workload)]
+    often = {(server.name, workload.name) for server, workload in in_round(cells, 1)}
+
+    assert cells == in_round(cells, 0)
+    assert {(name, workload) for workload, names in COMPARED.items() for name in names} <= often
+    assert {(server.name, workload.name) for server, workload in cells if server.ours} <= often
+    assert len(often) < len(cells) / 2
+
+
+def test_a_whole_run_lasts_no_longer_than_the_page_says() -> None:
+    cells = [
+        (server, workload) for workload in WORKLOADS for server in SERVERS if not workload.is_extra and server.serves(workload)
+    ]
+
+    assert sum(lasts(workload, 1) for number in range(5) for _, workload in in_round(cells, number)) < 25 * 60
 
 
 def test_asgi_servers_get_the_asgi_application() -> None:
