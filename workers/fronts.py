@@ -23,6 +23,40 @@ if TYPE_CHECKING:
 TOO_MANY: Final = Refusal(503, "This address has too many connections.")
 
 
+class Crowd:
+    """How many connections each address has. Not for two threads at once, but for `has_room`."""
+
+    __slots__ = ("_counts", "most")
+
+    def __init__(self, most: int) -> None:
+        """Nobody yet."""
+        self.most = most
+        """Connections that an address may have; 0: any number, and nobody is counted."""
+        self._counts: dict[str, int] = {}
+
+    def enter(self, host: str) -> None:
+        """A connection of `host` has come; a unix socket's, ``""``, is not counted."""
+        if self.most and host:
+            self._counts[host] = self._counts.get(host, 0) + 1
+
+    def leave(self, host: str) -> None:
+        """One that has entered has gone."""
+        if self.most and host:
+            left = self._counts[host] - 1
+            if left:
+                self._counts[host] = left
+            else:
+                del self._counts[host]
+
+    def count(self, host: str) -> int:
+        """Connections of `host`; 0 if nobody is counted."""
+        return self._counts.get(host, 0)
+
+    def has_room(self, host: str, elsewhere: int = 0) -> bool:
+        """Whether `host` has no more than it may, with so many connections that are counted elsewhere."""
+        return not self.most or self._counts.get(host, 0) + elsewhere <= self.most
+
+
 class Fronts:
     """The rules of one worker."""
 

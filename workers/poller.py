@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.deadlines import Deadlines
+from arbiter.workers.fronts import Crowd
 
 if TYPE_CHECKING:
     import socket
@@ -48,16 +49,25 @@ _BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT, Stage.OPENING)
 class Poller:
     """The connections of a worker."""
 
-    def __init__(self, listeners: Iterable[socket.socket], bound: int, foreign: frozenset[socket.socket] = frozenset()) -> None:
+    def __init__(
+        self,
+        listeners: Iterable[socket.socket],
+        bound: int,
+        foreign: frozenset[socket.socket] = frozenset(),
+        per_address: int = 0,
+    ) -> None:
         """Does not listen yet.
 
         Args:
             listeners: non-blocking.
             bound: how many connections there may be.
             foreign: listeners that have workers of their own, who come first.
+            per_address: how many connections one address is to have; 0: nobody counts.
         """
         self.bound = bound
         self.clients: dict[int, Client] = {}
+        self.crowd = Crowd(per_address)
+        """The clients, by address."""
         self._deadlines: Deadlines[Client] = Deadlines()
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._foreign = foreign
@@ -153,6 +163,16 @@ class Poller:
     def add(self, client: Client) -> None:
         """A new one, busy."""
         self.clients[client.fd] = client
+        if self.crowd.most:
+            with self._arming:
+                self.crowd.enter(client.host)
+
+    def meet(self, client: Client, address: Any) -> None:
+        """A busy client has another address, by the word of a proxy."""
+        with self._arming:
+            self.crowd.leave(client.host)
+            client.meet(address)
+            self.crowd.enter(client.host)
 
     def release(self, client: Client, events: int) -> None:
         """Wait for `events` of a busy client, until its deadline. It is not the caller's any more."""
@@ -189,6 +209,7 @@ class Poller:
                 self._epoll.unregister(client.fd)
             client.armed = _GONE
             del self.clients[client.fd]
+            self.crowd.leave(client.host)
         if self._deaf_until:
             self._deaf_until = time.monotonic()
             self.ring()

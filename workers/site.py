@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from arbiter.workers.accesslog import QUEUE, REQUEST_ID, Entry, Ids
 from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
-from arbiter.workers.fronts import Fronts, longest_wait
+from arbiter.workers.fronts import Crowd, Fronts, longest_wait
 from arbiter.workers.interfaces.asgi import Exchange
 from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope, told_scope, variables_scope
 from arbiter.workers.interfaces.asgi_websocket import WebSocketExchange
@@ -156,7 +155,7 @@ class Site:
         self._health = (settings.health_path or "").encode()
         self._health_app = health_application(lambda: self.is_leaving())  # noqa: PLW0108 - it may be another by then
         self._deadlines: Deadlines[LoopConnection] = Deadlines()
-        self._hosts: Counter[str] = Counter()  # connections of each, if that is limited
+        self._crowd = Crowd(self.fronts.per_address)
         self._ids = Ids() if access_log and access_log.wants_id else None
         self.tells_log = self._ids is not None or self._logs_waits
         """Scopes have to pass `tell_log`."""
@@ -172,16 +171,13 @@ class Site:
     def add(self, connection: LoopConnection) -> None:
         """A connection has been made, or has been taken over."""
         self.connections.add(connection)
-        if self.fronts.per_address and connection.client:
-            self._hosts[connection.client] += 1
+        self._crowd.enter(connection.client)
 
     def remove(self, connection: LoopConnection) -> None:
         """A connection is lost, or has been handed over."""
-        if self._hosts and connection in self.connections:
-            self._hosts[connection.client] -= 1
-            if self._hosts[connection.client] <= 0:
-                del self._hosts[connection.client]
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self._crowd.leave(connection.client)
         self._deadlines.forget(connection)
         self.on_departure()
 
@@ -205,11 +201,11 @@ class Site:
 
     def count_of(self, host: str) -> int:
         """Connections of an address, if there is a `limit_connections_per_address`. For any thread."""
-        return self._hosts.get(host, 0)
+        return self._crowd.count(host)
 
     def is_one_too_many(self, connection: LoopConnection) -> bool:
         """Whether its address has more connections than it may, with this one."""
-        return self.count_of(connection.client) > self.fronts.per_address if self._hosts else False
+        return not self._crowd.has_room(connection.client)
 
     # Requests ---------------------------------------------------------------------------------------------------------
 

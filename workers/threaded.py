@@ -94,14 +94,13 @@ class ThreadedWorker(GatewayWorker):
         self._speaks_http2 = self._may_speak_http2()
         self._http2: Http2InThreads | None = None
         """Made for the first client that speaks it."""
-        self._poller = Poller(self.listeners, settings.worker_connections, self._foreign)
+        self._poller = Poller(self.listeners, settings.worker_connections, self._foreign, self.fronts.per_address)
         self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take)
         self._door = threading.Lock()
         self._accepting = True
         self._reported: set[_Seat] = set()
         self._limit = settings.request_timeout
         self._keepalive = settings.keepalive
-        self._per_address = self.fronts.per_address
         self._patience = {
             _FRESH: settings.head_timeout,
             _KEPT: settings.keepalive,
@@ -303,27 +302,25 @@ class ThreadedWorker(GatewayWorker):
                 return
             client = Client(*accepted, self.connection(), self._patience[_BODY], self.settings.response_buffer)
             self._poller.add(client)
-            is_one_too_many = self._per_address and self._count_of(client.host) > self._per_address
+            has_room = self._has_room(client.host)
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
         client.since = monotonic()
         client.is_trusted = self.fronts.trusts(client.host)
         client.opening = self.opening(accepted[0], client.address)
-        if is_one_too_many and client.opening is None:
-            self._refuse(seat, client, TOO_MANY)
-            return
-        if client.opening is not None:
+        if client.opening is None:
+            if not has_room:
+                self._refuse(seat, client, TOO_MANY)
+                return
+        else:
             client.stage = _OPENING
             if self.wants_waits and client.unread:
                 client.note_wait()
         client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
 
-    def _count_of(self, host: str) -> int:
-        """Connections of an address; none of a unix socket's peer."""
-        if not host:
-            return 0
-        others = self._http2.count_of(host) if self._http2 else 0
-        return others + sum(client.host == host for client in list(self._poller.clients.values()))
+    def _has_room(self, host: str) -> bool:
+        """Whether an address has no more connections than it may."""
+        return self._poller.crowd.has_room(host, self._http2.count_of(host) if self._http2 else 0)
 
     def _open(self, client: Client, opening: Opening) -> bool:
         """Go on with what comes before HTTP; whether that is over, and HTTP/1 is what follows."""
@@ -335,7 +332,7 @@ class ThreadedWorker(GatewayWorker):
         if opening.secured:
             client.secure(opening.secured)
         address, client.environ = self.opened(opening, client.address, client.environ)
-        client.meet(address)
+        self._poller.meet(client, address)
         client.is_trusted = self.fronts.trusts(client.host)
         client.stage = _FRESH
         client.since = now = monotonic()
@@ -343,7 +340,7 @@ class ThreadedWorker(GatewayWorker):
         if opening.received:
             client.http.feed(opening.received)
             client.stage = _PIPELINED
-        if self._per_address and self._count_of(client.host) > self._per_address:
+        if not self._has_room(client.host):
             raise TOO_MANY
         if self._speaks_http2 and _is_preface(opening.received):
             self._hand_over(client, opening.received)

@@ -142,6 +142,49 @@ def test_one_address_has_no_more_connections_than_it_may(arbiter: Arbiter, kind:
         until(lambda: ask(server, GET % (b"/", b"")).status == 200, "room for another")
 
 
+WAYS_OUT = {
+    "nothing": b"",
+    "half a head": b"GET / HT",
+    "refused": b"GET / HTTP/1.1\r\n\r\n",
+    "refused in its body": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "half a body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1234",
+    "answered": GET % (b"/", b""),
+    "kept": GET.replace(b"close", b"keep-alive") % (b"/", b""),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+    "a broken preface": b"PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids=["threaded", "async"])
+def test_no_connection_is_counted_any_more_once_it_is_gone_however_it_went(arbiter: Arbiter, kind: tuple[str, ...]) -> None:
+    """1. Each way out is taken, by an address of its own (a proxy says so). 2. Clients close, or reset, or wait for the end.
+
+    Result: each address has room again, and for no more than it may have.
+    """
+    limits = ("--limit-connections-per-address", "3", "--head-timeout", "1", "--write-timeout", "1", "--keep-alive", "1")
+    server = serve(arbiter, *kind, *limits, "--proxy-protocol", "v1", "--proxy-allow-from", "127.0.0.1")
+    headers = {name: b"PROXY TCP4 192.0.2.%d 192.0.2.99 1 2\r\n" % number for number, name in enumerate(WAYS_OUT)}
+    for end in ("close", "reset", "timeout"):
+        with contextlib.ExitStack() as stack:
+            clients = [
+                (name, stack.enter_context(connected(server, headers[name] + data)))
+                for name, data in WAYS_OUT.items()
+                for _ in range(3)
+            ]
+            for name, client in clients:
+                if end == "reset":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                elif end == "timeout":
+                    assert (name, b" 503 " in everything(client)) == (name, False)
+        for name, header in headers.items():
+            until(lambda: ask(server, header + GET % (b"/", b"")).status == 200, f"room after {name}, {end}")  # noqa: B023
+    for header in headers.values():
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(connected(server, header + WAYS_OUT["half a head"]))
+            until(lambda: ask(server, header + GET % (b"/", b"")).status == 503, "no room for a fourth")  # noqa: B023
+
+
 def packet(**variables: str) -> bytes:
     body = b""
     for pair in variables.items():
