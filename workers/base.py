@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import setproctitle
 
-from arbiter.workers import portal
+from arbiter.workers import heap, portal
 from arbiter.workers.app import BootError, load, raised
 from arbiter.workers.contract import (
     AUTO,
@@ -319,6 +319,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     settle_in(order, f"worker {order.id.slot}")
     os.environ[ID_VARIABLE] = str(order.id.slot)
     portal.furnish(factory=partial(_new_loop, order.settings.asgi_loop), log=order.log)
+    heap.keep()
     hooks = order.hooks
     code = Exit.OK
     try:
