@@ -108,11 +108,23 @@ def plan(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> Pla
             f"As root: adduser --system --group {name}; cp deploy/{name}.service /etc/systemd/system/; "
             f"systemctl daemon-reload; systemctl enable --now {name}"
         )
+        words.append(
+            f"The service reads {directory} as the user {name}, and writes nothing but /var/lib/{name} and "
+            f"/run/{name}: a database in a file, and uploads, belong in the first."
+        )
     if options.nginx:
         static = os.path.join(directory, project.static) if project.static else ""
         upstream = address if options.systemd else "127.0.0.1:8000"
         files[f"deploy/{name}.nginx.conf"] = templates.nginx(name, upstream=upstream, static=static, server_name="_")
-        words.append(f"As root: cp deploy/{name}.nginx.conf /etc/nginx/conf.d/{name}.conf; nginx -t && nginx -s reload")
+        words.append(
+            f"As root: cp deploy/{name}.nginx.conf /etc/nginx/conf.d/{name}.conf; rm -f /etc/nginx/sites-enabled/default; "
+            "nginx -t && systemctl reload nginx"
+        )
+        if project.framework == "Django" and not static:
+            words.append(
+                f"Nobody serves Django's static files yet: set STATIC_ROOT, run manage.py collectstatic, and have "
+                f"deploy/{name}.nginx.conf written anew."
+            )
     if options.haproxy:
         files[f"deploy/{name}.haproxy.cfg"] = templates.haproxy(name, upstreams=["127.0.0.1:8000"])
         words.append(
@@ -123,6 +135,10 @@ def plan(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> Pla
         files["Dockerfile"] = _dockerfile(directory, project)
         files[".dockerignore"] = templates.dockerignore()
         files["compose.yaml"] = templates.compose(name, graceful_timeout=GRACEFUL_TIMEOUT)
+        if not {"requirements.txt", "pyproject.toml"} & set(os.listdir(directory)):
+            words.append(
+                "Neither requirements.txt nor pyproject.toml is here: write what else the application needs into Dockerfile."
+            )
         words.append("docker compose up --build")
     if options.kubernetes:
         files["deploy/kubernetes.yaml"] = templates.kubernetes(name, graceful_timeout=GRACEFUL_TIMEOUT)
@@ -159,7 +175,11 @@ _HEAD: Final = """\
 
 
 def configuration(project: Project, address: str, *, has_health: bool = False) -> str:
-    """A new arbiter.toml: the application and its address, and as comments what people change; `health_path` if it is asked."""
+    """A new arbiter.toml: the application and its address, and as comments what people change; `health_path` if it is asked.
+
+    Django imports urls.py, and with it all views, with the first request. A new one is therefore warmed up: a mistake in a view
+    would otherwise pass every reload, and be answered with 500 by all workers.
+    """
     app = project.app or "module:application"
     found = f"  # {project.framework}, found in {project.why}" if project.framework else ""
     parts = [_HEAD, f"{'' if project.app else '# '}wsgi_app = {literal(app)}{found}\n"]
@@ -170,9 +190,13 @@ def configuration(project: Project, address: str, *, has_health: bool = False) -
         row = SETTINGS[name]
         if name == "threads" and project.interface == ASGI:
             continue
-        shown = row.kind.render(row.kind.parse(row.kind.example))
+        shown = literal(row.kind.render(row.kind.parse(row.kind.example)))
         mark = "" if name == "health_path" and has_health else "# "
-        parts.append(f"\n# {row.summary}. Default: {default_text(row)}.\n{mark}{name} = {literal(shown)}\n")
+        why = ""
+        if name == "warmup" and project.framework == "Django":
+            mark, shown = "", '["/"]'
+            why = "\n# Django reads urls.py and its views with the first request: this way a mistake in them refuses a reload."
+        parts.append(f"\n# {row.summary}. Default: {default_text(row)}.{why}\n{mark}{name} = {shown}\n")
     return "".join(parts)
 
 
@@ -197,7 +221,8 @@ def _dockerfile(directory: str, project: Project) -> str:
     elif "pyproject.toml" in has:
         install = "COPY . .\nRUN pip install . arbiter-server\n"
     else:
-        install = "RUN pip install arbiter-server\n"
+        # What a project needs beside its framework is written nowhere; with that alone a new one starts.
+        install = f"RUN pip install {' '.join(['arbiter-server', *filter(None, [project.framework.lower()])])}\n"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return templates.dockerfile(python=python, install=install, app=project.app or "module:application")
 

@@ -26,7 +26,7 @@ def service(name: str, *, command: str, directory: str, user: str, graceful_time
         graceful_timeout: seconds, as the setting.
     """
     return f"""\
-# Arbiter serves {name}. See docs/systemd.md; `systemd-analyze security` rates what it may do.
+# Arbiter serves {name}. See docs/howto/systemd.md; `systemd-analyze security` rates what it may do.
 [Unit]
 Description=Arbiter serves {name}
 After=network.target
@@ -121,7 +121,7 @@ def nginx(name: str, *, upstream: str, static: str, server_name: str) -> str:
         name: of the site.
         upstream: where Arbiter listens: ``unix:/run/shop/http.sock`` or ``127.0.0.1:8000``.
         static: a directory that nginx serves under /static/ itself; empty for none.
-        server_name: the host name.
+        server_name: the host name; ``_`` for every one.
     """
     variable = name.replace("-", "_")  # a variable of nginx's has no dash
     files = f"""
@@ -130,6 +130,7 @@ def nginx(name: str, *, upstream: str, static: str, server_name: str) -> str:
         expires 1h;
     }}
 """
+    every = "\n    # Every name: of several sites nginx takes the one that it reads first, so Debian's own has to go."
     return f"""\
 # {name} behind nginx, which has to be the one that ends an idle connection: a request that meets a connection which is being
 # closed gets a 502 if it can't be repeated, as a POST. Arbiter keeps them for 75 s (its setting keepalive), but a worker that
@@ -148,6 +149,13 @@ map $http_upgrade ${variable}_connection {{
 server {{
     listen 80;
     listen [::]:80;
+    # TLS, and who comes without it is sent here (nginx 1.25.1 and later has `http2 on;` for the word in the first two lines):
+    # listen 443 ssl http2;
+    # listen [::]:443 ssl http2;
+    # ssl_certificate /etc/ssl/{name}/fullchain.pem;
+    # ssl_certificate_key /etc/ssl/{name}/privkey.pem;
+    # ssl_protocols TLSv1.2 TLSv1.3;
+    # if ($scheme = http) {{ return 301 https://$host$request_uri; }}{every if server_name == "_" else ""}
     server_name {server_name};
     client_max_body_size 100m;
 {files if static else ""}
@@ -186,7 +194,9 @@ def haproxy(name: str, *, upstreams: Sequence[str]) -> str:
 frontend {name}
     mode http
     bind :::80 v4v6
-    # bind :::443 v4v6 ssl crt /etc/haproxy/{name}.pem alpn h2,http/1.1
+    # TLS, and who comes without it is sent here; the file has the certificate, those above it, and the key:
+    # bind :::443 v4v6 ssl crt /etc/haproxy/{name}.pem alpn h2,http/1.1 ssl-min-ver TLSv1.2
+    # http-request redirect scheme https code 301 unless {{ ssl_fc }}
     timeout http-request 10s
     timeout client 60s
     # An idle client keeps its connection to Arbiter, which keeps it for 75 s (its setting keepalive): HAProxy closes first.

@@ -11,17 +11,38 @@ import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clients import Client, Failure
 from waiting import PATIENCE, until
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
+    from certificates import Authority
+
 CLIENT = "127.0.0.9"
 """Where clients come from: not an address that a proxy or Arbiter has, nor one that Arbiter believes by default."""
+
+
+class Front(NamedTuple):
+    """Where clients reach a proxy."""
+
+    port: int
+    authority: Authority | None = None
+    """With TLS: whose certificate the proxy has."""
+    plain: int = 0
+    """With TLS: the port that is without it."""
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.authority else "http"
+
+
+HOST = "shop.example"
+"""The name of the site that all clients ask."""
 
 
 def free_port() -> int:
@@ -68,9 +89,23 @@ def haproxy(folder: Path, text: str, port: int) -> contextlib.AbstractContextMan
     return _running(["haproxy", "-db", "-f", "haproxy.cfg"], folder, port, "haproxy.out", signal.SIGTERM)
 
 
-def connect(port: int) -> http.client.HTTPConnection:
+class _Secure(http.client.HTTPSConnection):
+    """As `HTTPConnection`: it connects to an address, and has the name of the site shown to it."""
+
+    context: ssl.SSLContext
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self.context.wrap_socket(self.sock, server_hostname=HOST)
+
+
+def connect(front: Front) -> http.client.HTTPConnection:
     """A client's connection to a proxy."""
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE, source_address=(CLIENT, 0))
+    if front.authority is None:
+        return http.client.HTTPConnection("127.0.0.1", front.port, timeout=PATIENCE, source_address=(CLIENT, 0))
+    made = _Secure("127.0.0.1", front.port, timeout=PATIENCE, source_address=(CLIENT, 0))
+    made.context = front.authority.client()
+    return made
 
 
 class Keeping(Client):
@@ -79,16 +114,16 @@ class Keeping(Client):
     A POST is what shows a connection that is closed under a request: a proxy must not send it twice (RFC 9110 section 9.2.2).
     """
 
-    def __init__(self, port: int, *, threads: int = 3, pause: float = 0.003) -> None:
-        super().__init__(("127.0.0.1", port), threads=threads, pause=pause)
+    def __init__(self, front: Front, *, threads: int = 3, pause: float = 0.003) -> None:
+        super().__init__(("127.0.0.1", front.port), threads=threads, pause=pause)
         self.connections = 0
-        self._port = port
+        self._front = front
 
     def _run(self) -> None:
         body = os.urandom(3000)
         digest, empty = (hashlib.sha256(data).hexdigest() for data in (body, b""))
         number = 0
-        connection = connect(self._port)
+        connection = connect(self._front)
         try:
             while not self._stop.wait(self.pause):
                 number += 1

@@ -187,7 +187,10 @@ def test_the_command_writes_all_that_it_is_asked_for_and_says_what_to_do_with_it
     assert "The application is shop.wsgi:application (Django, manage.py)." in first
     assert all(f"wrote {name}\n" in first and f"kept {name}, which is there" in second for name in files)
     assert str(tmp_path / "collected") in (tmp_path / "deploy/my-shop.nginx.conf").read_text()
-    assert resolve([], {}, str(tmp_path)).settings.health_path == "/healthz", "what HAProxy asks must be there"
+    settings = resolve([], {}, str(tmp_path)).settings
+    assert settings.health_path == "/healthz", "what HAProxy asks must be there"
+    assert settings.warmup == ("/",), "Django reads urls.py with the first request only"
+    assert "RUN pip install arbiter-server django\n" in (tmp_path / "Dockerfile").read_text()
 
 
 # deploy/ --------------------------------------------------------------------------------------------------------------
