@@ -19,6 +19,7 @@ from arbiter import facts
 from arbiter.child import Child, Process, Unborn, Wires, exited
 from arbiter.lookout import Lookout
 from arbiter.nursery import Nursery, Template
+from arbiter.rehearsal import Rehearsals, Rehearsed
 from arbiter.scoreboard import Scoreboard
 from arbiter.signals import Command, Inbox
 from arbiter.spawn import adopt_orphans, fork_child
@@ -59,7 +60,7 @@ class Kernel(Protocol):
     def now(self) -> float:
         """Monotonic seconds."""
 
-    def wait(self, until: float) -> list[Fact | Command]:
+    def wait(self, until: float) -> list[Fact | Command | Rehearsed]:
         """What has happened; waits for something up to the time `until` (`inf`: for as long as it takes)."""
 
     def fork(self, id: WorkerId, blueprint: Blueprint) -> None:  # noqa: A002 - its name everywhere
@@ -68,6 +69,16 @@ class Kernel(Protocol):
         Raises:
             OSError: it could not be; nothing has changed.
         """
+
+    def rehearse(self, generation: int, load: Callable[[], object]) -> None:
+        """Load the settings of a generation in a process of their own; `Rehearsed` answers, unless there is a newer wish.
+
+        Raises:
+            OSError: no process could be had.
+        """
+
+    def rearm(self) -> None:
+        """Code of the operator's has run in this process: whatever it did to signals, they come here again."""
 
     def tell(self, id: WorkerId, message: Message) -> None:  # noqa: A002
         """Send a worker a message; one that can't be delivered is dropped: the policy has a deadline for every answer."""
@@ -106,8 +117,10 @@ class Kernel(Protocol):
 class Posix:
     """The real kernel: epoll, fork, waitpid. One per supervisor, and only in the supervisor."""
 
-    def __init__(self, let_go: Callable[[Blueprint], None], neighbours: Neighbours) -> None:
+    def __init__(self, let_go: Callable[[Blueprint | None], None], neighbours: Neighbours) -> None:
         """`let_go` is called in a child, before anything else: it closes what the loop's owner has and this worker not.
+
+        It is given None in a child that is to be no worker.
 
         What is heard of the `neighbours`, the supervisors before and after this one, comes out of `wait` too.
         """
@@ -126,6 +139,7 @@ class Posix:
         self._departed: dict[WorkerId, int] = {}
         self._dumping: dict[WorkerId, tuple[float, Process]] = {}
         """Whose stacks have been asked for, of which process, and until when they may take to come."""
+        self._rehearsals = Rehearsals()
         self._pending: list[Fact | Command] = []
         """What has happened without having been waited for."""
         self._nursery = Nursery(self._epoll, self._pending, fork=self._fork_template, adopt=self._adopt, lose=self._lose)
@@ -152,12 +166,13 @@ class Posix:
             return not deadline or self.now() <= deadline
         return False
 
-    def wait(self, until: float) -> list[Fact | Command]:
+    def wait(self, until: float) -> list[Fact | Command | Rehearsed]:
         found: list[Fact | Command] = []
         if not self._pending:  # else what is pending is about some of them
             self._departed.clear()
         dumped = min((by for by, _ in self._dumping.values()), default=inf)
-        asked = 0.0 if self._pending else min(max(min(until, dumped) - self.now(), 0.0), TICK)
+        wake_at = min(until, dumped, self._rehearsals.wake_at)
+        asked = 0.0 if self._pending else min(max(wake_at - self.now(), 0.0), TICK)
         # Rounded up: a poll that ends a fraction of a millisecond early would find nothing to decide, and spin.
         ready = self._epoll.poll(int(asked * 1000 + 1) / 1000 if asked else 0)
         self._notice_sleep(found, asked)
@@ -169,6 +184,7 @@ class Posix:
         commands = self._inbox.read()
         found += self._neighbours.listen()
         found += [command for command in commands if command is not Command.REAP]
+        rehearsed = self._rehearsals.listen(self.now())
         if Command.REAP in commands:
             self._reap(found)
         if not self._nursery.is_expecting:
@@ -179,7 +195,7 @@ class Posix:
         for id in [id for id, (by, _) in self._dumping.items() if by <= now]:  # noqa: A001
             found.append(facts.Dumped(id, self._dumping.pop(id)[1].report(now)))
         found += self._lookout.look(self._children.values(), now)
-        return found
+        return [*found, *rehearsed]
 
     def _notice_sleep(self, found: list[Fact | Command], asked: float) -> None:
         before, self._awake_at = self._awake_at, self.now()
@@ -317,7 +333,7 @@ class Posix:
         unborn.wires.close()
         self.board.give_back(unborn.rows)
 
-    def _undo_in_child(self, blueprint: Blueprint, wires: Wires) -> None:
+    def _undo_in_child(self, blueprint: Blueprint | None, wires: Wires | None = None) -> None:
         """In the child, signals being blocked: close what is the supervisor's."""
         self._let_go(blueprint)
         self._neighbours.forget()
@@ -325,10 +341,18 @@ class Posix:
         self._epoll.close()
         os.close(self._lifeline)
         os.close(self._lifeline_write)
-        wires.close_ours()
+        if wires:
+            wires.close_ours()
+        self._rehearsals.forget()
         for child in self._children.values():
             child.close()
         self._nursery.leave()
+
+    def rehearse(self, generation: int, load: Callable[[], object]) -> None:
+        self._rehearsals.begin(generation, load, lambda: self._undo_in_child(None), self.now())
+
+    def rearm(self) -> None:
+        self._inbox.arm()
 
     def tell(self, id: WorkerId, message: Message) -> None:  # noqa: A002
         child = self._by_id.get(id)
@@ -367,6 +391,7 @@ class Posix:
         self._lookout.watch(path)
 
     def close(self) -> None:
+        self._rehearsals.cancel(at_end=True)
         for child in self._children.values():
             child.close()
         self._nursery.close()

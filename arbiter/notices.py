@@ -37,6 +37,8 @@ class Notices:
         self._pat_at = -inf
         self._told = Standing.STARTING
         self._reloading = 0
+        self._is_rehearsing = False
+        """Whether the reload has not come to a candidate yet."""
         self._refusal = ""
         self._failure = ""
         self._status = ""
@@ -54,17 +56,26 @@ class Notices:
             return []
         # A second one during the first makes one long reload: the service is ready again when the last is decided.
         self._reloading = self._reloading or number
+        self._is_rehearsing = True
         return ["RELOADING=1", f"MONOTONIC_USEC={usec}"]
+
+    def propose(self) -> None:
+        """The reload has come to a candidate: from now on the books know how far it is."""
+        self._is_rehearsing = False
 
     def refuse(self, why: str, clock: str) -> None:
         """A reload has been refused at the time of day `clock`: to be seen in the status until one succeeds."""
+        self._is_rehearsing = False
+        self._remember(why, clock)
+
+    def _remember(self, why: str, clock: str) -> None:
         self._refusal = f"last reload refused {clock}: {why}"
 
     def hear(self, news: News, words: Mapping[str, object], clock: str) -> None:
         """Remember what the status shows of what was logged."""
         match news:
             case News.REFUSED:
-                self.refuse(str(words["why"]), clock)
+                self._remember(str(words["why"]), clock)
             case News.PROMOTED:
                 self._refusal = ""
             case News.NEVER_SERVED | News.GAVE_UP:
@@ -104,7 +115,7 @@ class Notices:
             return []
         if before is Standing.STARTING:
             return ["READY=1"]
-        if self._reloading and not _is_undecided(fleet, self._reloading):
+        if self._reloading and not self._is_rehearsing and not _is_undecided(fleet, self._reloading):
             self._reloading = 0
             return ["READY=1"]
         return []

@@ -20,10 +20,10 @@ import signal
 import socket
 from dataclasses import dataclass, field
 from signal import Signals
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from arbiter import facts
-from arbiter.child import Process, exited, signal_name
+from arbiter.child import Process, await_end, exited, signal_name
 from arbiter.workers.contract import MAX_MESSAGE, Born, ChannelError, Decoder, Failed, NotBorn, Ready, Spawn, encode
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from arbiter.facts import Fact
     from arbiter.signals import Command
     from arbiter.workers.contract import Message, WorkerId
-
-LEAVING: Final = 1.0
-"""Seconds to wait, at the very end, for a template that was killed: freeing a gigabyte takes the kernel about 0.1 s."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -190,7 +187,7 @@ class Nursery:
         for template in list(self._living.values()):
             self._end(template)
         for template in self._living.values():
-            _await_end(template.pid)
+            await_end(template.pid)
         self.leave()
 
     # What templates say -----------------------------------------------------------------------------------------------
@@ -252,14 +249,3 @@ def _order(template: Template, unborn: Unborn) -> bool:
         return False
     wires.close_theirs()
     return True
-
-
-def _await_end(pid: int) -> None:
-    """Reap a process that was killed, if it can be in `LEAVING` seconds."""
-    try:
-        process = os.pidfd_open(pid)
-        select.select([process], [], [], LEAVING)
-        os.close(process)
-        os.waitpid(pid, os.WNOHANG)
-    except OSError:
-        pass  # no pidfd to be had: pid 1 reaps it

@@ -126,11 +126,16 @@ class Inbox:
 
     def __init__(self) -> None:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) | _ASKED_FOR
+        self.arm()
+
+    def arm(self) -> None:
+        """Have signals come here, whoever they came to before."""
         for number in SIGNALS:
             signal.signal(number, _on_signal)
         for number in _HARMLESS:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         # A full pipe loses nothing that matters: there are thousands of unread signals in it, and reaping polls anyway.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 

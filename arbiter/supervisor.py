@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -18,7 +19,6 @@ import setproctitle
 
 from arbiter import __version__, facts
 from arbiter.blueprint import Blueprint
-from arbiter.config.provenance import ConfigError
 from arbiter.config.schema import HOOKS, STANDARD_LOGGING
 from arbiter.errors import StartError, why
 from arbiter.facts import Force
@@ -30,15 +30,16 @@ from arbiter.logs import Log, Sink
 from arbiter.news import News
 from arbiter.notices import Notices
 from arbiter.pidfile import PidFile
+from arbiter.rehearsal import LOADING, Rehearsed, problem
 from arbiter.scoreboard import ROWS
-from arbiter.signals import Command, Cut, cutting
+from arbiter.signals import Command, cutting
 from arbiter.sockets import Form, queue_length
 from arbiter.systemd import Notifier, Store, monotonic_usec, passed
 from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import AUTO, KINDS, Drain, Exit, ReopenLogs, Retire, choose_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from signal import Signals
 
     from arbiter.config.resolve import Resolved
@@ -54,11 +55,7 @@ _HOOKS: Final = frozenset({News.ALL_READY, News.RELOADED, News.REFUSED, News.DRA
 """News of which hooks are told."""
 
 
-LOADING: Final = 10.0
-"""Seconds that settings may take to load at a reload: as long the loop does nothing else. Secrets fetched over a network take
-a second or two."""
-
-Thing = TypeVar("Thing", "Effect", Command)
+Thing = TypeVar("Thing", "Effect", Command, Rehearsed)
 
 
 class Supervisor:
@@ -158,6 +155,8 @@ class Supervisor:
             for happening in self._kernel.wait(min(self._fleet.wake_at(), self._notices.wake_at(self._kernel.now()))):
                 if isinstance(happening, Command):
                     self._shield(self._obey, happening)
+                elif isinstance(happening, Rehearsed):
+                    self._shield(self._rehearsed, happening)
                 else:
                     self._observe(happening)
 
@@ -396,31 +395,70 @@ class Supervisor:
         return self._sinks[key]
 
     def _reload(self) -> None:
-        """Resolve the settings anew and put the result on trial; on any error everything stays as it is."""
+        """Have the settings of a new generation tried, apart; `_rehearsed` goes on with it."""
         self._number += 1
         if lines := self._notices.reload(self._fleet, self._number, monotonic_usec()):
             self._notifier.tell(*lines)
         try:
-            with cutting(LOADING):
+            self._kernel.rehearse(self._number, self._rehearse)
+        except OSError as error:
+            self._refuse(f"no process could be forked to try the settings: {why(error)}.")
+
+    def _rehearse(self) -> None:
+        """In a process that does nothing else: run all of the operator's that `_rehearsed` is going to run here."""
+        setproctitle.setproctitle("arbiter: the settings of a reload are tried")
+        resolved = self._resolved.again()
+        self._open_hooks(resolved, self._open_log(resolved, self._sink(resolved.settings.errorlog, 2)))
+
+    def _rehearsed(self, said: Rehearsed) -> None:
+        """Resolve the settings anew and put the result on trial; on any error everything stays as it is."""
+        if said.problem:
+            self._refuse(said.problem)
+            return
+        if self._fleet.standing.is_leaving:
+            self._log.write(News.TOO_LATE.level, News.TOO_LATE.sentence)
+            return
+        if self._number != said.generation:  # an error page has come between
+            self._number += 1
+        try:
+            with self._guarded(), cutting(LOADING):
                 resolved = self._resolved.again()
                 blueprint = self._draw(resolved)
         except BaseException as error:  # noqa: BLE001 - a configuration file is a program: it may raise anything
-            self._settle_log()
-            self._tidy()
-            why = _problem(error)
-            problems = "\n  ".join(why.splitlines())
-            self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
-            if self._hooks:
-                self._hooks.tell("reload_refused", why)
-            self._notices.refuse(why, _clock())
-            self._show(why)
+            self._refuse(problem(error))
             return
         for warning in resolved.warnings:
             self._log.warning(warning)
         self._resolved = resolved
         if blueprint.hooks:
             blueprint.hooks.call("on_reload")
+        self._notices.propose()
         self._observe(facts.Proposed(blueprint.number, blueprint.plan))
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Whatever code of the operator's does to this process that the service can't do without, undo it."""
+        us = os.getpid()
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield
+        finally:
+            if os.getpid() != us:
+                os._exit(Exit.OK)  # a copy that it has forked and let run on: one supervisor is enough
+            os.fchdir(here)
+            os.close(here)
+            self._kernel.rearm()
+
+    def _refuse(self, why: str) -> None:
+        """Settings can't be tried as a generation: say so, and leave no trace of them."""
+        self._settle_log()
+        self._tidy()
+        problems = "\n  ".join(why.splitlines())
+        self._log.error(f"reload refused, nothing has changed. Fix this and send HUP again:\n  {problems}")
+        if self._hooks:
+            self._hooks.tell("reload_refused", why)
+        self._notices.refuse(why, _clock())
+        self._show(why)
 
     def _show(self, error: str) -> None:
         """In development: have an error page take the place of an application that can't be loaded."""
@@ -446,11 +484,14 @@ class Supervisor:
         for key in [key for key, sink in self._sinks.items() if sink not in used]:
             self._sinks.pop(key).close()
 
-    def _let_go_in_child(self, blueprint: Blueprint) -> None:
-        """In a worker, right after its fork: close what is the supervisor's own, or another generation's."""
-        self._listeners.leave_only(blueprint.listeners)
+    def _let_go_in_child(self, blueprint: Blueprint | None) -> None:
+        """In a worker, right after its fork: close what is the supervisor's own, or another generation's.
+
+        In a child that is no worker (None) the logs stay open.
+        """
+        self._listeners.leave_only(blueprint.listeners if blueprint else ())
         for sink in self._sinks.values():
-            if sink not in blueprint.sinks:
+            if blueprint and sink not in blueprint.sinks:
                 sink.close()
         for pidfile in (self._pidfile, self._old_pidfile):
             if pidfile:
@@ -606,20 +647,6 @@ class Supervisor:
 def _clock() -> str:
     """The time of day, for people."""
     return time.strftime("%H:%M")
-
-
-def _problem(error: BaseException) -> str:
-    """Why a generation can't even be tried."""
-    if isinstance(error, ConfigError | StartError):
-        return str(error)
-    import traceback  # rare, and the supervisor is to stay small
-
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "_on_signal"]
-    frame = frames[-1] if frames else None
-    where = f" ({frame.filename}:{frame.lineno}, in {frame.name})" if frame else ""
-    if isinstance(error, Cut):
-        return f"loading the settings took longer than {LOADING:g} s, or the service is to end. It was given up{where}."
-    return "".join(traceback.format_exception_only(error)).strip() + where
 
 
 def _share(settings: Settings) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from harness import APP
@@ -20,36 +20,71 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.process
 
-RAISES = {
+REFUSED = {
     "leaves": ("import sys; sys.exit(3)", r"it calls sys.exit\(3\)"),
     "is interrupted": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "raises what nobody catches": ("raise BaseException('x')", "BaseException: x"),
     "raises what can't be shown": ("class E(Exception):\n  def __str__(self): raise ValueError('no')\nraise E", "no"),
     "recurses": ("def f(): f()\nf()", "RecursionError"),
     "wants a billion workers": ("workers = 10**9", "too many for one service"),
+    "ends the process": ("import os; os._exit(3)", "ends the process that tries it, with status 3"),
+    "ends it as if all were well": ("import os; os._exit(0)", r"ends the process that tries it, by os\._exit\(0\)"),
+    "kills itself": ("import os; os.kill(os.getpid(), 9)", "the process that tried the settings was killed by SIGKILL"),
+    "kills its group": ("import os; os.killpg(0, 9)", "the process that tried the settings was killed by SIGKILL"),
+    "crashes in C": (
+        "import ctypes; ctypes.string_at(0)",
+        r"SIGSEGV: Segmentation fault \(.*ctypes/__init__\.py:\d+, in string_at\)",
+    ),
+    "closes descriptors": ("import os; os.closerange(3, 4096)", "closes descriptors that are not its own"),
 }
+"""What a file does, and what is said of it."""
+STAYS_OUT: Final = """
+import asyncio, os, signal, subprocess, sys, threading
+
+workers = 1
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+signal.set_wakeup_fd(-1)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+asyncio.run(asyncio.sleep(0))
+os.chdir("/")
+if os.fork() == 0:
+    pass  # and the copy of the supervisor runs on
+if "tried" in open("/proc/self/cmdline").read():
+    subprocess.Popen(["sleep", "60"])
+"""
+"""What a file may do to the process that executes it, and the service is none the worse."""
 
 
-def test_a_python_file_that_raises_anything_at_all_refuses_the_reload(arbiter: Arbiter) -> None:
-    """One server, one reload after another. Result: each is refused and says why; the workers stay; the last, good one is done."""
+def test_a_python_file_that_does_anything_at_all_refuses_the_reload(arbiter: Arbiter) -> None:
+    """One server, one reload after another. Result: each is refused and says why; the workers stay; the last, good one is done.
+
+    The good one does to signals, directory and processes what the supervisor can't do without, and it is stopped all the same.
+    """
     arbiter.write("live.py", APP)
     arbiter.write("gunicorn.conf.py", "workers = 2\n")
     server = arbiter.launch("-c", "gunicorn.conf.py", "live").wait_ready()
     before = server.wait_workers(2)
 
     with server.client() as client:
-        for times, (text, why) in enumerate(RAISES.values(), 1):
+        for times, (text, why) in enumerate(REFUSED.values(), 1):
             arbiter.write("gunicorn.conf.py", f"{text}\n")
             server.send(signal.SIGHUP)
             server.wait_log(r"reload refused, nothing has changed", times=times)
             server.wait_log(why)
         after = pids(server.workers())
-        arbiter.write("gunicorn.conf.py", "workers = 1\n")
-        server.send(signal.SIGHUP)
-        server.wait_log("reload done: all 1 workers")
-        client.more(10)
+        for times in (1, 2):
+            arbiter.write("gunicorn.conf.py", STAYS_OUT)
+            server.send(signal.SIGHUP)
+            server.wait_log("reload done: all 1 workers", times=times)
+            client.more(10)
+        server.wait_workers(1)
+        directory = os.readlink(f"/proc/{server.pid}/cwd")
 
     assert after == pids(before)
+    assert directory == str(server.folder)
     assert client.failures == []
 
 
@@ -105,18 +140,30 @@ def test_term_wins_over_settings_that_never_come_to_an_end(arbiter: Arbiter, kin
 
 
 @pytest.mark.slow
-def test_settings_that_never_come_to_an_end_are_given_up_and_the_service_goes_on(arbiter: Arbiter) -> None:
-    """1. HUP, and the settings sleep for ever. 2. A worker dies. Result: after 10 s the reload is refused, with the line; a worker."""
+@pytest.mark.parametrize(
+    ("hangs", "where"),
+    [
+        ("ctypes.PyDLL(None).sleep(600)", r"gunicorn\.conf\.py:3, in <module>"),
+        ("os.kill(os.getpid(), 19)", "could not be interrupted"),
+    ],
+    ids=["sleeps in C with the interpreter's lock", "is stopped"],
+)
+def test_settings_that_never_come_to_an_end_are_given_up_and_the_service_goes_on(
+    arbiter: Arbiter, hangs: str, where: str
+) -> None:
+    """1. HUP, and the settings hang. 2. A worker dies. Result: it is replaced at once; after 10 s the reload is refused, and why."""
     arbiter.write("live.py", APP)
     arbiter.write("gunicorn.conf.py", "workers = 2\n")
     server = arbiter.launch("-c", "gunicorn.conf.py", "live").wait_ready()
     first, _ = server.wait_workers(2)
 
     with server.client() as client:
-        arbiter.write("gunicorn.conf.py", "import time\n\ntime.sleep(600)\n")
+        arbiter.write("gunicorn.conf.py", f"import ctypes, os, time\n\n{hangs}\n")
         server.send(signal.SIGHUP)
         os.kill(first.pid, signal.SIGKILL)
-        server.wait_log(r"reload refused.*\n.*took longer than 10 s.* given up \(.*gunicorn\.conf\.py:3, in <module>\)")
+        server.wait_log(r"worker=1 .* ready after", times=2)
+        assert not server.count("reload refused")
+        server.wait_log(rf"reload refused.*\n.*took longer than 10 s.*{where}")
         server.wait_workers(2)
         client.more(10)
 

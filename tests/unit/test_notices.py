@@ -40,6 +40,7 @@ class Service:
             self.turn(facts.SaidReady(self.booting.pop(0)))
 
     def propose(self) -> None:
+        self.notices.propose()
         self.turn(facts.Proposed(2, PLAN))
 
     def lines(self, busy: int = 0, *, is_responsive: bool = True) -> list[str]:
@@ -56,13 +57,14 @@ def serving() -> Service:
 def test_the_status_counts_slots_and_not_the_workers_that_are_beside_others_for_a_moment() -> None:
     service = serving()
     service.notices.reload(service.fleet, 2, 1)
+    rehearsed = service.lines()
     service.propose()
     trial = describe(service.fleet, 1, reloading=2)
     on_trial = service.lines()
     service.ready(1)
     rolling = describe(service.fleet, 1, reloading=2)
 
-    assert "READY=1" not in [*on_trial, *service.lines()]
+    assert "READY=1" not in [*rehearsed, *on_trial, *service.lines()]
     assert trial == "2/2 ready, 1 busy, gen 1, gen 2 on trial"
     assert rolling == "2/2 ready, 1 busy, gen 2 rolling out"
 
@@ -111,7 +113,10 @@ def test_a_reload_that_is_refused_while_the_first_workers_still_boot_is_decided_
     service.ready(1)
     service.lines()
     service.notices.reload(service.fleet, 2, 1)
+    undecided = service.lines()
+    service.notices.refuse("no", "12:01")
 
+    assert "READY=1" not in undecided
     assert service.lines()[0] == "READY=1"
 
 
