@@ -117,6 +117,10 @@ def application(environ, start_response):
     if path == "/teapot":
         start_response("418 I'm a teapot", [*plain, ("Content-Length", "5")])
         return iter([b"short", b" and"]) if query else [b"tea", b"!!"]
+    if path == "/phrase":
+        environ["app.word"] = "changed by the application"
+        start_response("299 All Very Well", plain)
+        return [b"hello"]
     if path == "/file":
         start_response("200 OK", plain)
         return environ["wsgi.file_wrapper"](open("big.bin", "rb"))
@@ -334,6 +338,11 @@ def the_request_is_told_as_it_was(site: Site) -> None:
     }  # fmt: skip
 
 
+def a_reason_phrase_is_the_applications(site: Site) -> None:
+    if site.interface == "wsgi":
+        assert site.ask(request("/phrase")).line == b"HTTP/1.1 299 All Very Well"
+
+
 def head_has_no_body(site: Site) -> None:
     with site.client(request("/", method="HEAD")) as client:
         response = client.response(bodiless=True)
@@ -505,6 +514,7 @@ def requests_run_side_by_side(site: Site) -> None:
 BEHAVIOURS: Final[list[Callable[[Site], None]]] = [
     hello,
     the_request_is_told_as_it_was,
+    a_reason_phrase_is_the_applications,
     head_has_no_body,
     bodies_are_echoed,
     a_large_body_is_echoed_while_it_is_sent,
