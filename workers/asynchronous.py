@@ -18,7 +18,6 @@ import socket
 import time
 from contextvars import copy_context
 from heapq import nsmallest
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers import portal
@@ -37,7 +36,7 @@ from arbiter.workers.lag import LagWatch
 from arbiter.workers.loops import LoopError, new_loop
 from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.policy import Refusal
-from arbiter.workers.site import Site
+from arbiter.workers.site import QUIET, Site
 from arbiter.workers.stacks import application_traceback
 from arbiter.workers.transport import UNKNOWN, queue_wait
 from arbiter.workers.warmup_asgi import warm_up_asgi
@@ -189,9 +188,10 @@ class AsyncWorker(Worker):
         """Take one connection of `listener`, if there is one; whether another may be taken."""
         site = self.site
         bound = self.settings.worker_connections
-        if len(site.connections) >= bound and not self._evict():
+        if site.crowding >= bound and not self._evict():
             self._is_full = True
             self.hub.stop_listening()
+            self.loop.call_later(QUIET, self._make_room)  # somebody may be idle for long enough then
             return False
         accepted = self.accept_descriptor(listener)
         if accepted is None:
@@ -209,7 +209,7 @@ class AsyncWorker(Worker):
             HubTransport(self.hub, client, address, connection)
             if site.is_one_too_many(connection):
                 connection.turn_away(TOO_MANY)
-        return len(site.connections) < bound
+        return site.crowding < bound
 
     def _prepare_tls(self) -> Tls:
         from arbiter.workers.tls import prepared
@@ -256,14 +256,15 @@ class AsyncWorker(Worker):
 
     def _evict(self) -> bool:
         """Make room: the longest idle connections go. Whether there were any."""
-        idle = [connection for connection in self.site.connections if connection.idle_since < inf]
+        latest = time.monotonic() - QUIET
+        idle = [connection for connection in self.site.connections if connection.idle_since <= latest]
         longest = nsmallest(
             1 + self.settings.worker_connections // _EVICTED, idle, key=lambda connection: connection.idle_since
         )
-        for connection in longest:
+        for connection in [connection for connection in longest if not connection.is_unread]:
             connection.drop()
             self.site.remove(connection)
-        return bool(longest)
+        return self.site.crowding < self.settings.worker_connections
 
     def _make_room(self) -> None:
         """A connection or a task is gone."""

@@ -277,14 +277,6 @@ class Client(SocketTransport):
         """What ALPN has chosen, under TLS."""
         return None if self._tls is None else self._tls.tls.selected_alpn_protocol()
 
-    def half_close(self) -> None:
-        """Nothing more will be sent.
-
-        Raises:
-            OSError: the connection is broken.
-        """
-        self._socket.shutdown(socket.SHUT_WR)
-
     def close(self) -> None:
         """Close the socket."""
         self._close_file()

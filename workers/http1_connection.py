@@ -397,11 +397,12 @@ class Http1Connection(asyncio.Protocol):
     def _part(self) -> None:
         """The client has its last response. Closing with bytes unread resets (RFC 9112 section 9.6): let it take it."""
         transport = self.transport
-        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or _is_unread(transport)):
+        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or self.is_unread):
             self._close()
             return
         self._lingers = True
         self._http.take_rest()
+        self.site.part(self)
         transport.write_eof()
         transport.resume_reading()
         self.deadline = monotonic() + LINGER
@@ -414,6 +415,10 @@ class Http1Connection(asyncio.Protocol):
             self._grant(self.site.write_timeout)
 
     # The site's side (`LoopConnection`) -------------------------------------------------------------------------------
+
+    @property
+    def is_unread(self) -> bool:
+        return getattr(self.transport, "is_unread", False)
 
     def expire(self) -> None:
         exchange = self._exchange
@@ -432,7 +437,7 @@ class Http1Connection(asyncio.Protocol):
                 exchange.give_up(Refusal(408, "The body did not arrive in time."))
         elif self._http.pending and not self._lingers:
             self._refuse_head(Refusal(408, "The request's head did not arrive in time."))
-        elif self._lingers or not _is_unread(self.transport):
+        elif self._lingers or not self.is_unread:
             self._close()
         else:
             self._grant(QUIET)  # its request is here, and will be read in a moment
@@ -441,7 +446,7 @@ class Http1Connection(asyncio.Protocol):
         if self._exchange is not None or self._lingers or self._http.pending or self.transport.is_closing():
             return
         self.deadline = min(self.deadline, self.idle_since + QUIET)
-        if self.deadline <= monotonic() and not _is_unread(self.transport):
+        if self.deadline <= monotonic() and not self.is_unread:
             self._close()
         else:
             self.site.book(self)
@@ -452,8 +457,3 @@ class Http1Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         self.transport.abort()
-
-
-def _is_unread(transport: HubTransport) -> bool:
-    """Whether the client has sent something that nobody has read."""
-    return getattr(transport, "is_unread", False)

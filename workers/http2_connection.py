@@ -410,5 +410,9 @@ class Http2Connection(asyncio.Protocol):
             if owner is not None:
                 owner.wind_up()
 
+    @property
+    def is_unread(self) -> bool:
+        return getattr(self.transport, "is_unread", False)
+
     def drop(self) -> None:
         self.transport.abort()

@@ -66,6 +66,11 @@ class LoopConnection(Protocol):
     booked: float
     idle_since: float
     """Monotonic seconds: since when nothing is under way; `inf`: something is."""
+
+    @property
+    def is_unread(self) -> bool:
+        """The client has sent something that nobody has read: it is idle for a moment only."""
+
     deadline: float
     """Monotonic seconds: when `expire` is due; `inf`: never. Whoever sets it to an earlier moment than before calls
     `Site.book`; to a later one, it need not."""
@@ -156,6 +161,7 @@ class Site:
         self._health_app = health_application(lambda: self.is_leaving())  # noqa: PLW0108 - it may be another by then
         self._deadlines: Deadlines[LoopConnection] = Deadlines()
         self._crowd = Crowd(self.fronts.per_address)
+        self._parting: set[LoopConnection] = set()
         self._ids = Ids() if access_log and access_log.wants_id else None
         self.tells_log = self._ids is not None or self._logs_waits
         """Scopes have to pass `tell_log`."""
@@ -178,8 +184,19 @@ class Site:
         if connection in self.connections:
             self.connections.remove(connection)
             self._crowd.leave(connection.client)
+            self._parting.discard(connection)
         self._deadlines.forget(connection)
         self.on_departure()
+
+    def part(self, connection: LoopConnection) -> None:
+        """A connection has its last response and is still sending: from now on it takes nobody's place."""
+        self._parting.add(connection)
+        self.on_departure()
+
+    @property
+    def crowding(self) -> int:
+        """Connections, but for those that part; of these there may be some more (`_PARTING`)."""
+        return len(self.connections) - min(len(self._parting), _PARTING)
 
     def book(self, connection: LoopConnection) -> None:
         """Have the connection looked at when its deadline passes."""
@@ -382,3 +399,5 @@ connected, may be sending: it gets its answer, and is told to close with it."""
 LINGER: Final = 2.0
 """Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
 SECONDS_TO_LINGER. nginx waits 5."""
+_PARTING: Final = 64
+"""As `parting.MOST`: a few clients that never stop sending must not hold a worker that has room for one."""

@@ -3,7 +3,8 @@
 A connection is closed after its response, as everyone expects of a sync worker: the next client waits behind nobody's idle
 connection. What a client can take of the worker's time is bounded: its head by `head_timeout` whatever it trickles, its
 body and its reading by `write_timeout` and by the worker's own `timeout`, of which a slow client gets `_SHARE` at most;
-so a slow client loses its connection, and only an application that hangs loses the worker.
+so a slow client loses its connection, and only an application that hangs loses the worker. Who has a response and is still
+sending is not waited for at all (`parting`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from arbiter.workers.fronts import host_of
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.interfaces.wsgi_environ import add_peer
+from arbiter.workers.parting import Parting
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
@@ -46,6 +48,8 @@ class SyncWorker(GatewayWorker):
         super().__init__(order, app, multithread=False)
         self._seconds = self.settings.request_timeout
         self._limit = TimeLimit()
+        timeout = self.settings.timeout
+        self._parting = Parting(self._epoll, min(LINGER, timeout * _SHARE) if timeout else LINGER)
 
     def breathe(self) -> None:
         time.sleep(BREATH)
@@ -55,13 +59,20 @@ class SyncWorker(GatewayWorker):
         if self._seconds:
             guard_main_thread(self._limit, self._seconds, self._cancelled, self._lost)
         while not self.retiring:
-            for listener in self.poll():
+            for listener in self.poll(self._parting.patience):
                 self._take_turn(listener)
+            self._parting.sweep()
             self.flush_access()
         for listener in self.listeners if self.last else ():
             while self._accept(listener):
                 pass
         self.flush_access()
+        self._parting.finish(self.vouch)
+
+    def attend(self, ready: list[tuple[int, int]]) -> list[socket.socket]:
+        if self._parting:
+            ready = [event for event in ready if not self._parting.heed(event[0])]
+        return super().attend(ready)
 
     def _take_turn(self, listener: socket.socket) -> None:
         """Serve what waits in `listener`, for a moment."""
@@ -75,35 +86,38 @@ class SyncWorker(GatewayWorker):
             return False
         client, address, environ = accepted
         self.vouch()
+        parts = False
         try:
-            self._serve(client, address, environ)
+            parts = self._serve(client, address, environ)
         except Exception:  # what an application raises doesn't come here: this is a mistake of ours
             self.log.exception("a connection failed inside Arbiter, which goes on; please report this")
         finally:
-            client.close()
+            if parts:
+                self._parting.add(client)
+            else:
+                client.close()
         return True
 
-    def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> None:
-        """Read one request, have it answered, and leave the connection ready to be closed."""
+    def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> bool:
+        """Read one request, and have it answered; whether the client needs a moment to take its response."""
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
         connection = self.connection()
         waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
         try:
             if opening := self.opening(client, address):
                 if not self._open(opening, transport):
-                    return
+                    return False
                 address, environ = self.opened(opening, address, environ)
                 connection.feed(opening.received)
             request = self._read_head(transport, connection)
             if request is None:
-                return
+                return False
             host = host_of(address)
             told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
         except Refusal as refusal:
-            self._refuse(refusal, address, transport)
-            return
+            return self._refuse(refusal, address, transport)
         except OSError:
-            return
+            return False
         started = time.monotonic()
         self.row.begin(request.method, request.target, client_name(address))
         if self.settings.timeout:
@@ -118,16 +132,19 @@ class SyncWorker(GatewayWorker):
             exchange.run(self.app, environ)
         elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
+        parts = False
         if exchange.reset:
             transport.reset()
         elif connection.pending or not connection.body_ended or transport.unread:
-            self._drain(transport)
-        transport.close()
+            parts = _half_closed(transport)
+        if not parts:
+            transport.close()
         self.row.end(exchange.status, transport.sent)
         if self._quota:
             self.count_request()
         if self.access_log:
             self.note_access(exchange, environ, started, cpu)
+        return parts
 
     @staticmethod
     def _wait_of(client: socket.SocketType, transport: SocketTransport) -> float:
@@ -206,20 +223,24 @@ class SyncWorker(GatewayWorker):
                 return request
             data = None
 
-    def _refuse(self, refusal: Refusal, address: Any, transport: SocketTransport) -> None:
-        """Answer a request that was not let through."""
+    def _refuse(self, refusal: Refusal, address: Any, transport: SocketTransport) -> bool:
+        """Answer a request that was not let through; whether the client needs a moment to take that."""
         self.tell_refused(refusal, host_of(address))
         self.row.begin(b"-", b"-", client_name(address))
         try:
             transport.send(refuse(refusal))
         except OSError:
-            pass  # it has gone
+            parts = False  # it has gone
         else:
-            self._drain(transport)
+            parts = _half_closed(transport)
         self.row.end(refusal.status, transport.sent)
+        return parts
 
-    def _drain(self, transport: SocketTransport) -> None:
-        """Let the client take the response before the connection is closed."""
-        self.vouch()
-        timeout = self.settings.timeout
-        transport.drain(min(LINGER, timeout * _SHARE) if timeout else LINGER)
+
+def _half_closed(transport: SocketTransport) -> bool:
+    """Say that nothing more will be sent; whether the client is still there to hear it."""
+    try:
+        transport.half_close()
+    except OSError:
+        return False
+    return True

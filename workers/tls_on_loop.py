@@ -102,8 +102,8 @@ class Handshake:
         self._done = done
         self.notch = 0
         self.booked = inf
-        self.idle_since = inf
-        self.deadline = monotonic() + timeout
+        self.idle_since = monotonic()  # who has shaken no hands yet makes room before those that have
+        self.deadline = self.idle_since + timeout
         hub.register(self, self._fd)
         site.add(self)
         site.book(self)
@@ -134,6 +134,8 @@ class Handshake:
         self._site.remove(self)
 
     # The site's side (`LoopConnection`) -------------------------------------------------------------------------------
+
+    is_unread = False  # what it sends is read at once, and means nothing until it is over
 
     def expire(self) -> None:
         """The client has taken too long."""

@@ -245,19 +245,13 @@ class SocketTransport:
         """Close the socket."""
         self._socket.close()
 
-    def drain(self, seconds: float) -> None:
-        """Half-close, then throw away what still comes, until the client closes or `seconds` are over.
+    def half_close(self) -> None:
+        """Nothing more will be sent.
 
-        Closing with unread bytes makes the kernel reset the connection, and a reset can overtake the response (RFC 9112
-        section 9.6).
+        Raises:
+            OSError: the connection is broken.
         """
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-            deadline = time.monotonic() + seconds
-            while self.receive_before(deadline):
-                pass
-        except OSError:
-            pass  # too slow, or gone: either way it is over
+        self._socket.shutdown(socket.SHUT_WR)
 
     @property
     def unread(self) -> bool:

@@ -120,6 +120,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.write(answer)
         self.finish(gently=True)
 
+    is_unread = False  # of who is idle only
+
     # The transport's side ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

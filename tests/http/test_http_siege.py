@@ -27,6 +27,12 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
 """
+ASGI_APP = """
+async def application(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b""})
+"""
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -147,6 +153,27 @@ def test_clients_that_reset_in_the_midst_of_anything_leave_nothing_behind(arbite
     until(lambda: descriptors_of(worker.pid) == before, "its descriptors to be what they were")
     assert server.workers() == [worker]
     assert server.log() == log
+
+
+@pytest.mark.parametrize("kind", ["sync", "asgi in sync"])
+def test_who_has_an_answer_and_goes_on_sending_holds_no_worker(arbiter: Arbiter, kind: str) -> None:
+    """1. Clients send more than is taken, are refused, and neither stop nor close. 2. Somebody asks.
+
+    Result: nobody has waited for them (2 s each); they get their answers all the same.
+    """
+    arbiter.write("live.py", APP if kind == "sync" else ASGI_APP)
+    server = arbiter.serve("-k", "sync", "--limit-request-body", "1000", "--timeout", "100", workers=1)
+    refused = POST + b"Content-Length: 9999999\r\n\r\n" + b"x" * 300_000
+    unread = LARGE[:-2].replace(b"GET /large", b"POST /unread") + b"Content-Length: 900\r\n\r\n" + b"x" * 300_000
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(connect(server, data)) for _ in range(20) for data in (refused, unread)]
+        assert all(is_served(server) for _ in range(5))
+        took = time.monotonic() - began
+        statuses = [client.recv(12) for client in flood]
+
+    assert set(statuses) == {b"HTTP/1.1 413", b"HTTP/1.1 200"}
+    assert took < 40  # of 80
 
 
 @pytest.mark.parametrize("kind", ["sync", "threaded"])
