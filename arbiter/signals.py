@@ -165,11 +165,15 @@ class Inbox:
     def close(self) -> None:
         """In the supervisor: all is over but the clearing up, which nobody who asks for the end once more may interrupt.
 
-        Ignored, not handled: the interpreter gives back its own handlers before the process has ended.
+        Ignored, not handled: the interpreter gives back its own handlers before the process has ended. Blocked meanwhile,
+        because the interpreter complains of a signal that came between its last look and the change (it has noted it, and
+        finds no handler any more).
         """
         signal.set_wakeup_fd(-1)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._close()
 
     def _close(self) -> None:
