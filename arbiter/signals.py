@@ -36,6 +36,8 @@ class Command(Enum):
     """Said by the same: I take it back."""
     INHERIT = "inherit"
     """It has gone: all that it had is ours."""
+    ADOPTED = "adopted"
+    """Its process has ended: whoever takes in orphans here is our parent now, under systemd its manager."""
     REAP = "reap"
 
 

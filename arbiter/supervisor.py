@@ -198,6 +198,8 @@ class Supervisor:
                 self._speak(loud=False)
             case Command.INHERIT:
                 self._inherit()
+            case Command.ADOPTED:
+                self._notifier.introduce()
 
     def _perform(self, effect: Effect) -> None:
         match effect:

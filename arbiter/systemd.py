@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import array
 import os
+import select
+import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LISTEN_FDS_START: Final = 3
 """The first descriptor that is passed, sd_listen_fds(3)."""
+
+STAND_IN: Final = 60.0
+"""Seconds for the manager to read two messages: more than it ever takes (daemon-reload on a busy machine: a few)."""
+LINGER: Final = 2.0
+"""Seconds for a shell to be started and to send the signal that it was started for."""
 
 
 class Passed(NamedTuple):
@@ -79,11 +86,75 @@ class Notifier:
             del self._unsent[0]
         return True
 
+    def introduce(self) -> None:
+        """Have the manager look anew whose child this process, its main one, is. Supervisor side; it forks.
+
+        It looks only when it is told of another MAINPID, and after an upgrade that was our predecessor's child (us) while the
+        predecessor lived. Of a process that is not its own it does not hear the end, and with ``KillMode=mixed`` it kills the
+        unit's processes at the very moment when it asks such a main process to stop (systemd.kill(5) says nothing of it;
+        found by a test). So a child is made the main one for a moment, and the child, which alone is believed then
+        (``NotifyAccess=main``), says that this one is.
+        """
+        if self._socket is None or not self.flush():
+            return
+        heard, tell = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._stand_in(heard, tell)
+            self._socket.sendto(f"MAINPID={pid}".encode(), self._where)
+            os.write(tell, b".")
+        except OSError:
+            pass  # no process, or no room in the manager's queue: what it has been told before holds
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(heard)
+            os.close(tell)
+
+    def _stand_in(self, heard: int, tell: int) -> NoReturn:
+        """In the child, signals being blocked: be the main process until the manager has understood who is, and a bit longer.
+
+        It waits for the barrier (sd_notify_barrier(3)), a pipe whose other end the manager closes when it has come to it,
+        because what a process has said that has gone since is not heeded. What is sent to it as the main process, also by a
+        command that has begun in that moment (``ExecReload=kill -HUP $MAINPID``), it passes on.
+        """
+        try:
+            supervisor = os.getppid()
+            os.close(tell)
+            os.closerange(3, heard)  # a socket that we held would not be closed when it should
+            os.closerange(heard + 1, os.sysconf("SC_OPEN_MAX"))
+            if os.read(heard, 1):
+                barrier, kept = os.pipe()
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                    manager.sendto(f"MAINPID={supervisor}".encode(), self._where)
+                    socket.send_fds(manager, [b"BARRIER=1"], [kept], 0, self._where)
+                os.close(kept)
+                _pass_on(barrier, supervisor)
+        finally:
+            os._exit(0)
+
     def close(self) -> None:
         """Let go of the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _pass_on(barrier: int, supervisor: int) -> None:
+    """Send the supervisor what this process gets, until `LINGER` after the barrier is closed. Signals are blocked.
+
+    Those that end a service only before: afterwards they are meant for each process of the unit, and twice would be a hurry.
+    """
+    is_main, until = True, time.monotonic() + STAND_IN
+    while (now := time.monotonic()) < until and os.getppid() == supervisor:
+        if is_main and select.select([barrier], [], [], 0)[0]:
+            is_main, until = False, now + LINGER
+        sent = signal.sigtimedwait(signal.valid_signals(), 0.05)
+        if sent and (is_main or sent.si_signo not in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}):
+            os.kill(supervisor, sent.si_signo)
+        elif sent:
+            return
 
 
 class Store:

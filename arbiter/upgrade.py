@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -34,7 +35,6 @@ from arbiter.signals import Command, reset
 from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
-    import select
     from collections.abc import Callable, Mapping
 
     from arbiter.config.resolve import Resolved
@@ -137,12 +137,19 @@ class Neighbours:
         self.predecessor = predecessor
         self.successor: Successor | None = None
         self._epoll: select.epoll | None = None
+        self._parent = -1
+        """A pidfd of the predecessor; -1: none, or its end has been told."""
 
     def attach(self, epoll: select.epoll) -> None:
         """Have `epoll` wake up whenever `listen` has something to say."""
         self._epoll = epoll
         if self.predecessor:
             epoll.register(self.predecessor.channel, EPOLLIN)
+            try:
+                self._parent = os.pidfd_open(os.getppid())
+            except OSError:
+                return  # before Linux 5.3, or it has just gone: nobody is told whose child we are
+            epoll.register(self._parent, EPOLLIN)
 
     # The next ---------------------------------------------------------------------------------------------------------
 
@@ -216,7 +223,17 @@ class Neighbours:
                     self.successor.is_leaving = True
                 elif data:
                     self.successor.words = data.decode("utf-8", "replace")
+        if self._parent >= 0 and select.select([self._parent], [], [], 0)[0]:
+            self._let_go_of_parent()
+            found.append(Command.ADOPTED)
         return found
+
+    def _let_go_of_parent(self) -> None:
+        if self._parent >= 0:
+            if self._epoll:
+                self._epoll.unregister(self._parent)
+            os.close(self._parent)
+            self._parent = -1
 
     def _read(self, channel: socket.socket) -> list[bytes]:
         """The messages that have come; the last is empty when there will be no more, and the channel is closed then."""
@@ -261,6 +278,9 @@ class Neighbours:
         for neighbour in (self.predecessor, self.successor):
             if neighbour:
                 neighbour.channel.close()
+        if self._parent >= 0:
+            os.close(self._parent)
+            self._parent = -1
 
 
 def _bytes(text: str) -> bytes:
