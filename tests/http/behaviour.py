@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import select
 import socket
 import ssl
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asgi_serving import Client
@@ -107,6 +109,9 @@ def application(environ, start_response):
         }
         start_response("200 OK", plain)
         return [json.dumps(facts).encode()]
+    if path == "/keys":
+        start_response("200 OK", plain)
+        return [json.dumps([key for key in environ if not key.startswith("HTTP_")]).encode()]
     if path == "/hints":
         environ["wsgi.early_hints"]([("Link", "</style.css>; rel=preload")])
     if path == "/barrier":
@@ -117,10 +122,6 @@ def application(environ, start_response):
     if path == "/teapot":
         start_response("418 I'm a teapot", [*plain, ("Content-Length", "5")])
         return iter([b"short", b" and"]) if query else [b"tea", b"!!"]
-    if path == "/phrase":
-        environ["app.word"] = "changed by the application"
-        start_response("299 All Very Well", plain)
-        return [b"hello"]
     if path == "/file":
         start_response("200 OK", plain)
         return environ["wsgi.file_wrapper"](open("big.bin", "rb"))
@@ -180,6 +181,10 @@ async def application(scope, receive, send):
         }
         await start()
         await body(json.dumps(facts).encode())
+        return
+    if path == "/keys":
+        await start()
+        await body(json.dumps([*scope, *scope["extensions"]]).encode())
         return
     if path == "/hints":
         await send({"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]})
@@ -338,9 +343,19 @@ def the_request_is_told_as_it_was(site: Site) -> None:
     }  # fmt: skip
 
 
-def a_reason_phrase_is_the_applications(site: Site) -> None:
-    if site.interface == "wsgi":
-        assert site.ask(request("/phrase")).line == b"HTTP/1.1 299 All Very Well"
+def all_that_the_application_is_given_is_documented(site: Site) -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/environ.md").read_text()
+    wsgi, asgi = page.split("## WSGI environ")[1].split("## ASGI scope")
+    documented = {
+        key
+        for line in (asgi if site.interface == "asgi" else wsgi).splitlines()
+        if line.startswith("| `")
+        for key in re.findall("`([^`]+)`", line.split(" | ")[0])
+    }
+    given = set(json.loads(site.ask(request("/keys", "Content-Type: text/plain", "Content-Length: 0", method="POST")).body))
+
+    assert given - {"type"} <= documented
+    assert ("SSL_CIPHER" in given or "tls" in given) == (site.tls is not None)
 
 
 def head_has_no_body(site: Site) -> None:
@@ -514,7 +529,7 @@ def requests_run_side_by_side(site: Site) -> None:
 BEHAVIOURS: Final[list[Callable[[Site], None]]] = [
     hello,
     the_request_is_told_as_it_was,
-    a_reason_phrase_is_the_applications,
+    all_that_the_application_is_given_is_documented,
     head_has_no_body,
     bodies_are_echoed,
     a_large_body_is_echoed_while_it_is_sent,
