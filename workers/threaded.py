@@ -283,7 +283,6 @@ class ThreadedWorker(GatewayWorker):
             self.settings,
             self.log,
             self.access_log,
-            self.order.hooks,
             self._crew.queue,
             self._poller.ring,
             is_leaving=lambda: self.draining or self.retiring,

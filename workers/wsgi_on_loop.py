@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final
 from arbiter.workers.accesslog import QUEUE, REQUEST_ID
 from arbiter.workers.interfaces import asgi, wsgi
 from arbiter.workers.interfaces.transport import Disconnected
-from arbiter.workers.interfaces.watched import watched
 from arbiter.workers.interfaces.wsgi_environ import (
     ErrorStream,
     add_peer,
@@ -42,17 +41,12 @@ from arbiter.workers.timelimit import TimeLimit
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
     from contextvars import Context
-    from typing import TypeAlias
 
-    from arbiter.workers.contract import Hooks, Log
+    from arbiter.workers.contract import Log
     from arbiter.workers.fronts import Fronts
     from arbiter.workers.pool import Place
     from arbiter.workers.protocols.policy import Fields
-
-    _Parts: TypeAlias = tuple[int, bytes, Fields, list[tuple[bytes, bytes]]]
-    # A head: code, status line, fields checked, and as the application gave them.
 
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing
 
@@ -78,7 +72,6 @@ class Gateway:
         log: Log,
         fronts: Fronts,
         *,
-        hooks: Hooks | None,
         threads: int,
         spare: int,
         body_buffer: int,
@@ -90,7 +83,6 @@ class Gateway:
             loop: where its clients are.
             log: also for ``wsgi.errors``.
             fronts: how long a request may wait for a thread.
-            hooks: of the operator's.
             threads: requests at a time.
             spare: more of them that only wait (``arbiter.io_bound``).
             body_buffer: bytes of a body that are read before a thread is held.
@@ -101,8 +93,6 @@ class Gateway:
         self.fronts = fronts
         self.pool = Pool(loop, threads, spare)
         self.body_buffer = body_buffer
-        self.exchange: type[_Pep3333] = watched(_Pep3333, hooks) if hooks and hooks.watches_requests else _Pep3333
-        """What answers in a thread."""
         prefix = os.environ.get("SCRIPT_NAME", "")
         self._environ = worker_environ(errors=ErrorStream(log), multithread=True, multiprocess=True, script_name=prefix)
         self._environs: dict[Any, dict[str, Any]] = {}
@@ -138,7 +128,7 @@ _LOGGED: Final = (REQUEST_ID, QUEUE)
 class Exchange(asgi.Exchange):
     """A request of a `Gateway`, on the loop."""
 
-    __slots__ = ("_visit", "line")  # set when a thread is asked for, and with the head
+    __slots__ = ("_visit",)  # set when a thread is asked for
 
     async def run(self, app: Any) -> None:
         """Have the application answer, whatever it does. The body of the request's task; never raises."""
@@ -175,17 +165,11 @@ class Exchange(asgi.Exchange):
         visit: _Visit | None = getattr(self, "_visit", None)
         return visit.limit.stack() if visit else "it waits for its body, or for a thread"
 
-    @property
-    def environ(self) -> dict[str, Any]:
-        """The application's; the scope, if it was not called."""
-        visit: _Visit | None = getattr(self, "_visit", None)
-        return visit.environ if visit and visit.environ else self.scope
-
     # What a thread has posted -----------------------------------------------------------------------------------------
 
-    def begin(self, head: _Parts, body: bytes, *, more: bool) -> None:
+    def begin(self, status: int, fields: Fields, headers: list[tuple[bytes, bytes]], body: bytes, *, more: bool) -> None:
         """Send the head and a first piece of body, perhaps an empty one."""
-        self.status, self.line, self.fields, self.headers = head
+        self.status, self.fields, self.headers = status, fields, headers
         self._begin(body, more=more)
 
     def go_on(self, body: bytes, *, more: bool) -> None:
@@ -244,12 +228,11 @@ class _Visit:
         # The thread's own.
         self._pieces = deque(piece for piece in arrived if piece)
         self._ended = ended
-        self._head: _Parts | None = None
+        self._head: tuple[int, Fields, list[tuple[bytes, bytes]]] | None = None
         self._left = 0  # bytes of body that are still to come; -1: any number
         self._posted = self._acknowledged = 0
         self._is_broken = False
-        self.environ: dict[str, Any] = {}
-        """The application's, which may have changed it; empty before it is called."""
+        self._environ: dict[str, Any] = {}
         self._remote: object = None
         # For the thread, from the loop.
         self._is_cancelled = False
@@ -278,12 +261,12 @@ class _Visit:
             self._acknowledgements.put(self._unacknowledged)
             self._unacknowledged = 0
 
-    def _take(self, head: _Parts | None, body: bytes, more: bool) -> None:
+    def _take(self, head: tuple[int, Fields, list[tuple[bytes, bytes]]] | None, body: bytes, more: bool) -> None:
         exchange = self._exchange
         if not exchange.gone and not exchange.done:
             try:
                 if head:
-                    exchange.begin(head, body, more=more)
+                    exchange.begin(*head, body, more=more)
                 else:
                     exchange.go_on(body, more=more)
             except Exception:  # it has been judged already: a mistake of ours
@@ -323,11 +306,13 @@ class _Visit:
     def _run(self, place: Place) -> None:
         refusal: Refusal | None = _FAILED
         try:
-            exchange = self._gateway.exchange(self._exchange.request, self, self, self._gateway.log)
+            exchange = _Pep3333(self._exchange.request, self, self, self._gateway.log)
             self.limit.run(inf, partial(self._serve, exchange, place))
             refusal = exchange.refusal
             if exchange.is_whole:
                 refusal = None
+                if self._left:  # its end is not told by its length
+                    self._post(self._take, None, b"", False)
         except Exception:  # what an application raises doesn't come here
             self._gateway.log.exception(_MISTAKE)
         finally:
@@ -346,25 +331,19 @@ class _Visit:
             self._gateway.log.info(f"{self._exchange.name} has waited for a thread longer than queue_timeout")
             exchange.refusal = refusal
             return
-        environ = self.environ = self._gateway.environ(scope)
+        environ = self._environ = self._gateway.environ(scope)
         self._remote = environ["REMOTE_ADDR"]
         environ["arbiter.extend_deadline"] = scope["extensions"]["arbiter.extend_deadline"]
         environ["arbiter.io_bound"] = place.give_up
         self._context.run(exchange.run, self._gateway.app, environ)
 
-    def open(self, head: _Parts, framing: Framing, size: int) -> None:
+    def open(self, status: int, fields: Fields, headers: list[tuple[str, str]], framing: Framing, size: int) -> None:
         """A head is to go with the next part; `size` bytes of body belong to it, -1: any number."""
-        remote = self.environ.get("REMOTE_ADDR")
+        remote = self._environ.get("REMOTE_ADDR")
         if remote is not self._remote:  # middleware like Werkzeug's ProxyFix: the access log has it too, as in Gunicorn
             self._exchange.scope["client"] = (str(remote), None)
-        self._head = head
+        self._head = (status, fields, _pairs(headers))
         self._left = 0 if framing is _NONE else size
-
-    def close(self) -> None:
-        """The body is over."""
-        if self._left:  # its end is not told by its length
-            self._left = 0
-            self._post(self._take, None, b"", False)
 
     def inform(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:
         """Post an interim response."""
@@ -463,12 +442,8 @@ class _Pep3333(wsgi.Exchange):
             framing = _NONE
         if fields.length < 0 and known >= 0 and self.status not in (204, 304) and (known or method != b"HEAD"):
             fields = fields._replace(length=known, block=fields.block + b"Content-Length: %d\r\n" % known)
-        self._visit.open((self.status, self._status_line, fields, _pairs(self.headers)), framing, size)
+        self._visit.open(self.status, fields, self.headers, framing, size)
         return Head(_HEAD, framing, size if framing is _LENGTH else 0, persistent=True)
-
-    def _relay(self, result: Iterable[bytes]) -> None:
-        super()._relay(result)
-        self._visit.close()
 
     def _send(self, head: bytes, piece: bytes) -> None:
         if head:

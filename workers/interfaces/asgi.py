@@ -154,9 +154,6 @@ class Exchange:
         "task",
     )
 
-    line = b""
-    """The status line, where an application has said more of it than `status`: one of WSGI may choose its reason phrase."""
-
     def __init__(self, host: Host, stream: Stream, request: Request, scope: Scope, started: float) -> None:
         """`started`: when the head had arrived, in monotonic seconds."""
         self._host = host
