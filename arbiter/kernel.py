@@ -186,7 +186,7 @@ class Posix:
         found += [command for command in commands if command is not Command.REAP]
         rehearsed = self._rehearsals.listen(self.now())
         if Command.REAP in commands:
-            self._reap(found)
+            self._reap(found, rehearsed)
         if not self._nursery.is_expecting:
             self._unclaimed.clear()
         found += self._pending
@@ -232,16 +232,20 @@ class Posix:
             self._epoll.unregister(child.channel)
             child.channel.close()
 
-    def _reap(self, found: list[Fact | Command]) -> None:
+    def _reap(self, found: list[Fact | Command], rehearsed: list[Rehearsed]) -> None:
         """Take all that have exited: ours become facts; others (orphans of workers) must not stay zombies."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                exited_one = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if exited_one is None:
                 return
-            code = os.waitstatus_to_exitcode(status)
+            pid = exited_one.si_pid
+            if pid == self._rehearsals.pid:  # it has exited since it was listened to
+                rehearsed += self._rehearsals.listen(self.now())
+                continue
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if heard := self._neighbours.reaped(pid, code):
                 found += heard
             elif child := self._children.get(pid):

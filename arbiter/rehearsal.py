@@ -79,6 +79,11 @@ class Rehearsals:
         """When `listen` has something to do though no child has exited."""
         return self._child.until if self._child else inf
 
+    @property
+    def pid(self) -> int:
+        """Of the child, which `listen` reaps and nobody else; 0 when there is none."""
+        return self._child.pid if self._child else 0
+
     def begin(self, generation: int, load: Callable[[], object], undo: Callable[[], None], now: float) -> None:
         """Have a child `load` settings; one that still does is ended. `undo`, in the child, closes what is the supervisor's.
 
@@ -105,7 +110,7 @@ class Rehearsals:
         self._child = _Child(generation, pid, report, now + LOADING + _ESCAPED)
 
     def listen(self, now: float) -> list[Rehearsed]:
-        """What has come of it, once. Asked before all children are reaped."""
+        """What has come of it, once."""
         child = self._child
         if not child:
             return []

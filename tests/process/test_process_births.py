@@ -78,7 +78,7 @@ taken = len(os.listdir("/proc/self/fd"))
 kernel.fork(WorkerId(2, 2), blueprint)
 (pid,) = until(zombies)
 early = []
-kernel._reap(early)                                  # what has exited, and nothing else
+kernel._reap(early, [])                              # what has exited, and nothing else
 assert early == [], early
 assert kernel.pid(WorkerId(2, 2)) not in (None, pid)  # its template's, as long as nothing else is known
 assert heard(facts.Exited, WorkerId(2, 2)) == [facts.Exited(WorkerId(2, 2), None, "SIGKILL")]
@@ -133,6 +133,20 @@ heard(facts.SaidReady, WorkerId(2, 2))
 os.kill(template, signal.SIGKILL)
 until(lambda: template in zombies())
 assert facts.Dumped in [type(fact) for fact in heard(facts.Dumped, WorkerId(2, 2))]
+""",
+    "what has tried settings exits between being listened to and the reaping of all": """
+from arbiter.rehearsal import Rehearsed
+listen = kernel._rehearsals.listen
+def listen_too_early(now):
+    kernel._rehearsals.listen = listen
+    return [] if until(zombies) else None
+kernel._rehearsals.listen = listen_too_early
+kernel.rehearse(7, lambda: None)
+found, end = [], time.monotonic() + 20
+while Rehearsed(7, "") not in found:
+    assert time.monotonic() < end, found
+    found += kernel.wait(time.monotonic() + 0.1)
+assert not zombies()
 """,
 }
 
