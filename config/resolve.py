@@ -191,7 +191,10 @@ def _crossed(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[P
     problems += _tls_problems(values, origins)
     if values["websocket_app"] and values["worker_class"] == "sync":
         subject = f"websocket_app = {_quoted(values['websocket_app'])}"
-        reason = f"a sync worker holds no WebSockets, and worker_class is sync ({origins['worker_class']}). Use async, or auto."
+        reason = (
+            f"a sync worker holds no WebSockets, and worker_class is sync ({origins['worker_class']})."
+            " Use threaded, async or auto."
+        )
         problems.append(Problem(subject, origins["websocket_app"], reason))
     fixed = [address for address in values["bind"] if address.port or not address.host]  # the kernel chooses port 0
     for address in dict.fromkeys(address for address in fixed if fixed.count(address) > 1):

@@ -8,13 +8,15 @@ told to be threaded for the sake of a WSGI application serves an ASGI applicatio
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.asynchronous import AsyncWorker
+from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.wsgi_on_loop import Exchange, Gateway
 
 if TYPE_CHECKING:
     from arbiter.workers.contract import Order
+    from arbiter.workers.protocols.policy import Request
     from arbiter.workers.site import Site
 
 
@@ -47,7 +49,8 @@ class LoopGatewayWorker(AsyncWorker):
 class OneByOneWorker(AsyncWorker):
     """The sync worker for an ASGI application: one connection at a time, which ends with its first response.
 
-    `timeout`, which in a sync worker is the time for a whole request, ends the request here and not the worker.
+    `timeout`, which in a sync worker is the time for a whole request, ends the request here and not the worker. There are no
+    WebSockets: one that is open would keep everybody else waiting, for as long as its client likes.
     """
 
     def __init__(self, order: Order, app: Any) -> None:
@@ -60,3 +63,14 @@ class OneByOneWorker(AsyncWorker):
             request_timeout=settings.request_timeout or settings.timeout,
         )
         super().__init__(replace(order, settings=limited), app)
+
+    def furnish(self, site: Site) -> None:
+        site.upgrades[b"websocket"] = _refuse_websocket
+
+
+def _refuse_websocket(connection: Any, request: Request | None, rest: bytes) -> bool:  # noqa: ARG001 - as `Site.upgrades` has it
+    connection.turn_away(_NO_WEBSOCKETS)
+    return True
+
+
+_NO_WEBSOCKETS: Final = Refusal(501, "A sync worker holds no WebSockets: use worker_class = threaded, async or auto.")

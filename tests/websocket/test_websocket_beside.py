@@ -71,8 +71,13 @@ def page(server: Server) -> str:
 
 @pytest.mark.parametrize(
     ("pages", "kind"),
-    [("wsgi", ()), ("wsgi", ("-k", "threaded", "--threads", "2")), ("wsgi", ("-k", "async")), ("asgi", ())],
-    ids=["wsgi-auto", "wsgi-threaded", "wsgi-async", "asgi-auto"],
+    [
+        ("wsgi", ()),
+        ("wsgi", ("-k", "threaded", "--threads", "2")),
+        ("wsgi", ("-k", "async")),
+        ("asgi", ("-k", "threaded", "--threads", "2")),
+    ],
+    ids=["wsgi-auto", "wsgi-threaded", "wsgi-async", "asgi-threaded"],
 )
 def test_pages_and_sockets_come_from_one_worker(arbiter: Arbiter, pages: str, kind: tuple[str, ...]) -> None:
     """1. A WebSocket stays open; pages are asked for beside it; the WebSocket answers still.
@@ -93,6 +98,16 @@ def test_pages_and_sockets_come_from_one_worker(arbiter: Arbiter, pages: str, ki
         assert client.rest() == b"\x88\x02\x03\xe8"
     assert server.stop() == 0
     assert (server.folder / "stopped").exists()
+
+
+def test_a_sync_worker_turns_websockets_away_and_serves_pages(arbiter: Arbiter) -> None:
+    arbiter.write("pages.py", PAGES)
+    server = arbiter.launch("-w", "1", "-k", "sync", "pages:asgi").wait_ready()
+    with open_websocket(server) as client:
+        assert client.head.startswith(b"HTTP/1.1 501 ")
+        assert b"use worker_class = threaded, async or auto" in client.rest()
+    assert page(server).endswith(" pages")
+    assert "501, A sync worker holds no WebSockets" in server.log()
 
 
 def test_a_reload_whose_websocket_application_is_broken_is_refused(arbiter: Arbiter) -> None:
