@@ -34,8 +34,9 @@ HEAD: Final = re.compile(
 )
 """A whole, sound head: method, target, minor version. One empty line before it is let pass (RFC 9112 section 2.2)."""
 
-ORIGIN_LINE: Final = re.compile(rb"(?!CONNECT )(%b) (/[\x21-\x7e]*+) HTTP/1\.([01])\r\n" % METHOD)
-"""The line that nearly all requests begin with: a target in origin-form (RFC 9112 section 3.2.1)."""
+ORIGIN_LINE: Final = re.compile(rb"(?!CONNECT |TRACE )(%b) (/[\x21-\x7e]*+) HTTP/1\.([01])\r\n" % METHOD)
+"""The line that nearly all requests begin with: a target in origin-form (RFC 9112 section 3.2.1), and no method that is judged
+by itself."""
 
 LINE_END: Final = re.compile(rb"\r?\n|\r(?=[^\n])")
 """What any reader might take for the end of a line; only CRLF is one. A CR at the end of the data is not decided yet."""

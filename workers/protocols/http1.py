@@ -90,7 +90,7 @@ class _Known(NamedTuple):
 
     A client repeats itself: its next request has the same version and fields very often, and often the same head. What both
     parser and policy say is a function of these bytes; of the version and the field section alone, as long as the target is in
-    origin-form and the method is not CONNECT. A test holds that against the whole corpus.
+    origin-form and the method is one that applications get to see. A test holds that against the whole corpus.
 
     All threads read and write here: each step is one of a dict's own.
     """

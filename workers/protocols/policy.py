@@ -76,6 +76,13 @@ _JUDGED: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-type"},
 )
 """The fields that `admit` looks at."""
+_UNSERVED: Final = {
+    b"CONNECT": "This is not a proxy: CONNECT is not implemented.",
+    # It would send back fields that scripts must not see, and those that proxies add (RFC 9110 section 9.3.8). nginx and most
+    # configurations of Apache refuse it; an application that wants it is not known.
+    b"TRACE": "TRACE is not implemented: it shows what proxies and browsers keep secret.",
+}
+"""Methods that no application gets to see."""
 _NO_TRAILERS: Final = _JUDGED | {b"te", b"trailer", b"authorization"}
 """Fields that frame, route or authenticate a message: RFC 9110 section 6.5.1."""
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2**63, where other readers' integers end
@@ -108,7 +115,7 @@ def admit(
         Refusal: 400, 413, 417 or 501.
     """
     authority = None
-    if target.startswith(b"/") and method != b"CONNECT":
+    if target.startswith(b"/") and method not in _UNSERVED:
         path, query = _split_origin_form(target)
     else:
         path, query, authority = _split_other_form(method, target)
@@ -188,7 +195,7 @@ def readmit(method: bytes, target: bytes, before: Request) -> Request:
     """What `admit` would say of this method and target with the version and the fields that `before` was admitted with.
 
     Args:
-        method: not CONNECT.
+        method: neither CONNECT nor TRACE.
         target: in origin-form, as that of `before`: then neither says anything about the other, or about the fields.
         before: stays as it is.
 
@@ -212,9 +219,9 @@ def _split_origin_form(target: bytes) -> tuple[bytes, bytes]:
 
 
 def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None]:
-    """Path, query and authority of a target that does not begin with a slash: RFC 9112 section 3.2."""
-    if method == b"CONNECT":
-        raise Refusal(501, "This is not a proxy: CONNECT is not implemented.")
+    """Path, query and authority of a target that does not begin with a slash, or is none: RFC 9112 section 3.2."""
+    if method in _UNSERVED:
+        raise Refusal(501, _UNSERVED[method])
     if target == b"*" and method == b"OPTIONS":
         return target, b"", None
     absolute = ABSOLUTE.fullmatch(target)
