@@ -53,12 +53,16 @@ _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)((?:;%b++(?:=(?:%b++|%b))?+)*+)\r\n" % (TCHAR, TCHAR, _QUOTED))
 """Chunk size and extensions. Fifteen digits stay below 2**60: no parser's integer overflows."""
 
+FRAMING_TAB: Final = re.compile(rb"\r\n(?:host|content-length|transfer-encoding):[^\r\t]*+\t", re.IGNORECASE)
+"""A tab where blanks may stand around a value that routes or frames the message: nginx and llhttp take it for part of that."""
+
 # uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2). Never empty (an http URI without a host is invalid,
-# RFC 9110 section 4.2.1), no "," (it joins two fields) and no ".." (as nginx).
+# RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx).
 AUTHORITY: Final = re.compile(
-    rb"(?!.*\.\.)(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?"
+    rb"(?!.*\.\.|\.(?::|\Z))(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?"
     rb"|\[(?:[0-9A-Fa-f:.]++|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+;=:]++)\](?::[0-9]{0,5})?"
 )
 
-ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*+)([^#]*+)(?:#.*+)?", re.IGNORECASE)
-"""absolute-form (RFC 9112 section 3.2.2): authority, and path with query."""
+ABSOLUTE: Final = re.compile(rb"https?://([A-Za-z0-9\-._:\[\]]*+)(|[/?][^#]*+(?:#.*+)?)", re.IGNORECASE)
+"""absolute-form (RFC 9112 section 3.2.2): authority, and the rest: path and query, and a fragment behind these only (llhttp).
+The authority has no escapes and no punctuation, as in nginx: here it overrules the Host field."""

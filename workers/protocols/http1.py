@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arbiter.workers.protocols.body import Chunked, Sized
-from arbiter.workers.protocols.grammar import FIELDS, HEAD, ORIGIN_LINE
+from arbiter.workers.protocols.grammar import FIELDS, FRAMING_TAB, HEAD, ORIGIN_LINE
 from arbiter.workers.protocols.lines import LineReader
 from arbiter.workers.protocols.policy import CHUNKED, Refusal, Request, admit, readmit
 
@@ -162,6 +162,8 @@ class Connection:
             if match is None:
                 return None
         end = match.end()
+        if buffer.find(b"\t", start, end) >= 0 and FRAMING_TAB.search(buffer, start, end):
+            raise Refusal(400, "A tab in a field that tells where the message goes or ends.")
         head = self._parse(buffer if end - start == len(buffer) else buffer[start:end])
         if len(head.fields) > self._limits.fields:
             raise Refusal(431, "The head has too many fields.")

@@ -72,9 +72,19 @@ class Request(NamedTuple):
 
 # Requests -------------------------------------------------------------------------------------------------------------
 
-_JUDGED: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-type"},
+_SINGLE: Final = frozenset(
+    {
+        b"content-type",  # a filter may judge the content by the first, the application by the second
+        b"authorization",
+        b"expect",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"if-range",
+        b"content-range",
+    }
 )
+"""Fields of one value, of which two are read differently by different readers: nginx refuses them, or Gunicorn does."""
+_JUDGED: Final = _SINGLE | {b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"}
 """The fields that `admit` looks at."""
 _UNSERVED: Final = {
     b"CONNECT": "This is not a proxy: CONNECT is not implemented.",
@@ -121,7 +131,8 @@ def admit(
         path, query, authority = _split_other_form(method, target)
     host = encoding = connection = upgrade = None
     length = untold
-    sized = typed = expects = False
+    sized = expects = False
+    single: tuple[bytes, ...] = ()
     for name, value in fields:
         if name not in _JUDGED:
             continue
@@ -142,16 +153,17 @@ def admit(
             encoding = value if encoding is None else encoding + b"," + value
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
-        elif name == b"expect":
+        elif name == b"upgrade":
+            upgrade = value if upgrade is None else upgrade + b"," + value
+        elif name in single:
+            raise Refusal(400, "More than one of a field that can be there only once.")
+        else:
+            single += (name,)
+            if name != b"expect":
+                continue
             if value.lower() != b"100-continue":
                 raise Refusal(417, "The only expectation known here is 100-continue.")
             expects = minor == 1  # HTTP/1.0 cannot ask: RFC 9110 section 10.1.1
-        elif name == b"content-type":
-            if typed:  # a filter may judge the content by the first, the application by the second
-                raise Refusal(400, "More than one Content-Type field.")
-            typed = True
-        else:
-            upgrade = value if upgrade is None else upgrade + b"," + value
 
     if host is None and minor:
         raise Refusal(400, "An HTTP/1.1 request needs a Host field.")
