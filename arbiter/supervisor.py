@@ -416,6 +416,8 @@ class Supervisor:
     def _greet(self, blueprint: Blueprint) -> None:
         pid = os.getpid()
         where = ", ".join(self._estate.listeners.names())
+        if blueprint.settings.certfile:
+            where = where.replace("http://", "https://")
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         count = blueprint.settings.workers
         kind, otherwise = blueprint.kind, ""

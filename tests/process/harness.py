@@ -138,7 +138,7 @@ class Server:
     def address(self) -> Address:
         """Where it listens, as its first line says."""
         if self.listens is None:
-            found = self.wait_log(r"listening on (?:http://([\d.]+):(\d+)|unix:([^,:]+))")
+            found = self.wait_log(r"listening on (?:https?://([\d.]+):(\d+)|unix:([^,:]+))")
             self.listens = (found[1], int(found[2])) if found[1] else found[3]
         return self.listens
 
