@@ -1,4 +1,7 @@
-"""The figures as an SVG: a panel for each workload, in it a bar for each server, the best first. Pure: a run in, text out."""
+"""The figures as SVG: a picture for each workload, in it a bar for each server, the best first. Pure: a run in, text out.
+
+A picture is as wide as a telephone shows it; on a wide screen they stand beside each other.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,11 @@ from benchmarks.table import cpu, metric_of, title_of
 if TYPE_CHECKING:
     from benchmarks.figures import Run, Summary
 
-COLUMNS: Final = 3
-WIDTH, GAP, TOP = 330, 24, 30
-"""Of a panel and between panels, in pixels; the height of a panel's title."""
+WIDTH, EDGE, TOP = 354, 12, 34
+"""Of a picture in pixels (390 of a telephone less the page's margins), of the empty edge in it, and the height of its title."""
 ROW, BAR = 19, 13
 """The distance of two bars, and the height of one."""
-NAMES, VALUES = 118, 52
+NAMES, VALUES = 124, 54
 """The width left of the bars for names, and right of them for values."""
 
 STYLE: Final = """
@@ -33,24 +35,20 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 """
 
 
-def svg(run: Run) -> str:
-    """The chart of everything that was measured; access logs are left to the tables."""
-    panels = []
+def pictures(run: Run) -> dict[str, str]:
+    """A picture of each workload that was measured, by its name; access logs are left to the tables."""
+    found = {}
     for workload in run.workloads():
-        found = run.summaries(workload, metric_of(workload))
-        if shown := {name: summary for name, summary in found.items() if not name.endswith("-log")}:
-            panels.append((workload, shown))
-    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
-    parts, y = [], GAP
-    for row in rows:
-        for column, (workload, summaries) in enumerate(row):
-            parts += _panel(workload, summaries, GAP + column * (WIDTH + GAP), y)
-        y += TOP + ROW * max(len(summaries) for _, summaries in row) + GAP
-    width = GAP + COLUMNS * (WIDTH + GAP)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}" role="img">'
-    title = "<title>Arbiter and its peers: what a request costs (shorter is better)</title>"
-    paper = f'<rect class="paper" width="{width}" height="{y}"/>'
-    return "\n".join([head, title, f"<style>{STYLE}</style>", paper, *parts, "</svg>", ""])
+        summaries = run.summaries(workload, metric_of(workload))
+        if shown := {name: summary for name, summary in summaries.items() if not name.endswith("-log")}:
+            found[workload] = _picture(workload, shown)
+    return found
+
+
+def heading(workload: str) -> str:
+    """What a workload's picture shows, with its unit where that is not CPU time."""
+    metric = metric_of(workload)
+    return title_of(workload) + ("" if metric is Metric.CPU else f" ({metric.value})")
 
 
 def label(summary: Summary, metric: Metric) -> str:
@@ -62,22 +60,29 @@ def label(summary: Summary, metric: Metric) -> str:
     return f"{cpu(summary)} µs"
 
 
-def _panel(workload: str, summaries: dict[str, Summary], x: int, y: int) -> list[str]:
+def _picture(workload: str, summaries: dict[str, Summary]) -> str:
     metric = metric_of(workload)
-    unit = "" if metric is Metric.CPU else f" ({metric.value})"
-    parts = [f'<text class="title" x="{x}" y="{y + 12}">{escape(title_of(workload) + unit)}</text>']
+    height = TOP + ROW * len(summaries) + EDGE
+    title = escape(heading(workload))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">',
+        f"<title>{title}: shorter is better</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="paper" width="{WIDTH}" height="{height}" rx="6"/>',
+        f'<text class="title" x="{EDGE}" y="{EDGE + 10}">{title}</text>',
+    ]
     most = max(summary.value for summary in summaries.values())
-    room = WIDTH - NAMES - VALUES
+    room = WIDTH - NAMES - VALUES - EDGE
     for index, (name, summary) in enumerate(summaries.items()):
-        top = y + TOP + index * ROW
+        top = TOP + index * ROW
         length = max(1.0, room * summary.value / most) if most < float("inf") else room
         base = top + BAR - 2
         parts += [
-            f'<text x="{x + NAMES - 6}" y="{base}" text-anchor="end">{escape(name)}</text>',
-            f'<rect class="{_kind(name)}" x="{x + NAMES}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>',
-            f'<text class="value" x="{x + NAMES + length + 5:.1f}" y="{base}">{label(summary, metric)}</text>',
+            f'<text x="{NAMES - 6}" y="{base}" text-anchor="end">{escape(name)}</text>',
+            f'<rect class="{_kind(name)}" x="{NAMES}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>',
+            f'<text class="value" x="{NAMES + length + 5:.1f}" y="{base}">{label(summary, metric)}</text>',
         ]
-    return parts
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def _kind(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Make the generated part of docs/performance.md, and its chart, of a result: python -m benchmarks.report [RESULT]."""
+"""Make the generated part of docs/performance.md, and its charts, of a result: python -m benchmarks.report [RESULT]."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Final
 
@@ -12,12 +13,14 @@ from benchmarks.servers import HERE
 from benchmarks.servers import SERVERS as TABLE_OF_SERVERS
 
 DOCS: Final = os.path.join(os.path.dirname(HERE), "docs")
+FIGURES: Final = "figures"
+"""The folder of the charts, in `DOCS`: nothing else is in it."""
 BEGIN: Final = "<!-- made by python -m benchmarks.report: do not edit -->"
 END: Final = "<!-- end of what is made -->"
 
 
 def main(result: str) -> None:
-    """Write the page and the chart."""
+    """Write the page and the charts."""
     try:
         with open(result) as file:
             run = Run.from_json(file.read())
@@ -27,7 +30,11 @@ def main(result: str) -> None:
     with open(path) as file:
         page = file.read()
     _write(path, filled(page, section(run)))
-    _write(os.path.join(DOCS, "performance.svg"), chart.svg(run))
+    folder = os.path.join(DOCS, FIGURES)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    for workload, picture in chart.pictures(run).items():
+        _write(os.path.join(folder, f"{workload}.svg"), picture)
 
 
 def filled(page: str, made: str) -> str:
@@ -47,7 +54,9 @@ def section(run: Run) -> str:
     """Everything that was measured, in Markdown."""
     parts = [
         "\n".join(f"* {name}: {value}" for name, value in run.about.items()),
-        "![What a request costs, for each workload and server](performance.svg)",
+        "### Charts",
+        "Shorter is better; compared is what stands in brackets, else CPU time per request. Arbiter is blue, a bare loop pale.",
+        "\n".join(f"![{chart.heading(workload)}]({FIGURES}/{workload}.svg)" for workload in chart.pictures(run)),
         "### CPU microseconds per request, all servers and workloads",
         table.markdown(matrix(run)),
     ]

@@ -4,6 +4,8 @@ project = "Arbiter"
 extensions = ["myst_parser"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+# Quotes and ellipses only: two hyphens begin an option, and are no dash.
+smartquotes_action = "qe"
 exclude_patterns = ["changes.d"]
 html_theme = "furo"
 html_title = "Arbiter"
