@@ -73,7 +73,6 @@ class Client(SocketTransport):
         "_again",
         "_client",
         "_file",
-        "_late",
         "_room",
         "address",
         "answered",
@@ -188,16 +187,17 @@ class Client(SocketTransport):
         self._mark = self.received = self.sent = 0
         self.last = 0.0
 
-    def send(self, *parts: bytes) -> None:
-        """Send or put aside all of the parts, as `Transport` has it."""
-        if self._late and not self._flush_again():
-            if len(self._late) + sum(map(len, parts)) <= self._room:
-                for part in parts:
-                    self._late += part
-                return
-            while not self.flush():
-                self._wait(Doing.WRITING)
-        SocketTransport.send(self, *parts)
+    def _add(self, parts: tuple[bytes, ...]) -> bool:
+        """Put these aside too, or wait until there is nothing before them."""
+        if self._flush_again():
+            return False
+        if len(self._late) + sum(map(len, parts)) <= self._room:
+            for part in parts:
+                self._late += part
+            return True
+        while not self.flush():
+            self._wait(Doing.WRITING)
+        return False
 
     def _flush_again(self) -> bool:
         """`flush`, unless that was in vain a moment ago: an application gives pieces quicker than a client reads."""

@@ -481,13 +481,14 @@ class Row:
     def begin(self, method: bytes, target: bytes, client: bytes = b"") -> None:
         """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side."""
         words = self._words
-        text = (client + b" " + method + b" " + target)[:TEXT_SIZE]
-        words[0] += 1
+        text = (b"%b %b %b" % (client, method, target))[:TEXT_SIZE]
+        sequence = words[0]
+        words[0] = sequence + 1
         words[1] = 3
         words[3] = monotonic_ns()
         words[60] = len(text)
         self._bytes[TEXT_OFFSET : TEXT_OFFSET + len(text)] = text
-        words[0] += 1
+        words[0] = sequence + 2
 
     def waited(self, microseconds: int) -> None:
         """A connection has been taken that lay so long in the kernel. Worker side."""
@@ -499,7 +500,8 @@ class Row:
         words = self._words
         took = monotonic_ns() - words[3]
         bucket = (took // 1000).bit_length()
-        words[0] += 1
+        sequence = words[0]
+        words[0] = sequence + 1
         words[1] = 1
         words[3] = 0
         words[4] += 1
@@ -507,7 +509,7 @@ class Row:
         words[6] += took
         words[6 + status // 100 if 100 <= status < 600 else 11] += 1
         words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
-        words[0] += 1
+        words[0] = sequence + 2
 
     def count(self, status: int, sent: int, took: int) -> None:
         """One of many concurrent requests is over, which took so many nanoseconds: `end` without a `begin`. Worker side.

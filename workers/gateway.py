@@ -17,7 +17,14 @@ from arbiter.workers.contract import Spent
 from arbiter.workers.fronts import Fronts, accepted_address, host_of, longest_wait, proxied_address, proxied_environ
 from arbiter.workers.interfaces.health import with_health
 from arbiter.workers.interfaces.wsgi import Exchange, watched
-from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_told, add_variables, listener_environ, worker_environ
+from arbiter.workers.interfaces.wsgi_environ import (
+    ErrorStream,
+    ListenerEnviron,
+    add_told,
+    add_variables,
+    listener_environ,
+    worker_environ,
+)
 from arbiter.workers.interfaces.wsgi_file import PlainFileWrapper
 from arbiter.workers.opening import Opening
 from arbiter.workers.protocols.http1 import Connection, head_parser
@@ -61,9 +68,8 @@ class GatewayWorker(Worker):
         )
         if not settings.sendfile:
             worker["wsgi.file_wrapper"] = PlainFileWrapper
-        self._facts = {
-            listener: (int(listener.family), listener_environ(worker, listener.getsockname())) for listener in self.listeners
-        }
+        environs = {name: listener_environ(worker, name) for name in {each.getsockname() for each in self.listeners}}
+        self._facts = {each: (int(each.family), environs[each.getsockname()]) for each in self.listeners}
         self.access_log = open_access_log(settings, self.access) if self.access else None
         self.wants_waits = bool(self.fronts.queue_timeout or (self.access_log and self.access_log.wants_queue))
         """Whether somebody asks how long requests have waited."""
@@ -89,6 +95,12 @@ class GatewayWorker(Worker):
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
         return client, accepted_address(address), environ
+
+    def environ(self, listener: dict[str, Any], http: Connection, request: Request, told: Told | None) -> dict[str, Any]:
+        """A request's own environ, without its peer; then `introduce` adds what front ends and proxies say, if they do."""
+        if told is None and not http.variables and type(listener) is ListenerEnviron:
+            return listener.of(request)
+        return listener.copy()
 
     def introduce(self, environ: dict[str, Any], http: Connection, request: Request, told: Told | None) -> Request:
         """Add what front ends and proxies say to an environ; the request to be served."""

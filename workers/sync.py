@@ -122,7 +122,7 @@ class SyncWorker(GatewayWorker):
         self.row.begin(request.method, request.target, client_name(address))
         if self.settings.timeout:
             transport.last = started + self.settings.timeout * _SHARE
-        environ = environ.copy()
+        environ = self.environ(environ, connection, request, told)
         add_peer(environ, address)
         request = self.introduce(environ, connection, request, told)
         cpu = self.prepare_access(request, environ, waited, told) if self.access_log else 0

@@ -416,10 +416,10 @@ class ThreadedWorker(GatewayWorker):
     def _answer(self, seat: _Seat, client: Client, request: Request, told: Told | None) -> None:
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
-        started = monotonic()
+        started = monotonic() if self.access_log else 0.0
         row.begin(request.method, request.target, client.name)
         client.begin(seat.phase)
-        environ = client.environ.copy()
+        environ = self.environ(client.environ, client.http, request, told)
         environ["REMOTE_ADDR"] = client.host
         if client.port:
             environ["REMOTE_PORT"] = client.port

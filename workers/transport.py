@@ -52,7 +52,7 @@ def queue_wait(client: socket.SocketType) -> float:
 class SocketTransport:
     """The `Transport` of an accepted stream socket. Not for two threads at once."""
 
-    __slots__ = ("_budget", "_mark", "_patience", "_phase", "_socket", "_tls", "last", "received", "sent")
+    __slots__ = ("_budget", "_late", "_mark", "_patience", "_phase", "_socket", "_tls", "last", "received", "sent")
 
     def __init__(self, client: socket.SocketType, *, patience: float, phase: Callable[[Doing], None]) -> None:
         """Over `client`, which stays the caller's to close.
@@ -64,6 +64,7 @@ class SocketTransport:
         """
         self._socket: socket.SocketType | TlsSocket = client
         self._tls: TlsSocket | None = None  # `_socket`, if it is one
+        self._late = _NOTHING  # what was put aside, by those who can
         self._patience = self._budget = patience  # only time spent waiting is taken from the budget, not the application's
         self._phase = phase
         self.last = 0.0
@@ -123,6 +124,8 @@ class SocketTransport:
 
     def send(self, *parts: bytes) -> None:
         """Send all of the parts, as `Transport` has it."""
+        if self._late and self._add(parts):
+            return
         if len(parts) == 1:
             data = parts[0]
         elif sum(map(len, parts)) <= _JOINED:
@@ -208,6 +211,10 @@ class SocketTransport:
                 return count
         return done
 
+    def _add(self, parts: tuple[bytes, ...]) -> bool:
+        """Have these wait behind `_late`; False: nothing is late any more, and they are still to be sent."""
+        raise NotImplementedError(self, parts)
+
     @property
     def late(self) -> int:
         """Bytes that somebody else is to send, see `_put_aside`; here there is nobody."""
@@ -266,6 +273,7 @@ class SocketTransport:
             pass  # it is reset already
 
 
+_NOTHING: Final = bytearray()
 _NONE: Final = bytes(4)  # an int, 0
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger for no time: socket(7)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from feeding import FEEDINGS, LIMITS, PARSERS, REQUESTS, feed, load, whole
 
 from arbiter.workers.interfaces.asgi_scope import connection_scope, http_scope
-from arbiter.workers.protocols import http1, policy
+from arbiter.workers.interfaces.wsgi_environ import add_request, listener_environ, worker_environ
+from arbiter.workers.protocols import http1, policy, response
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
-from arbiter.workers.protocols.policy import BadResponseError, Refusal, check_fields
+from arbiter.workers.protocols.policy import BadResponseError, Refusal, admit, check_fields, check_status
+from arbiter.workers.protocols.response import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from arbiter.workers.protocols.response import Head
 
 SCOPE = connection_scope(scheme="http", server=("127.0.0.1", 80), client=("127.0.0.1", 4711), root_path="")
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n"
@@ -116,11 +122,73 @@ def test_response_fields_are_judged_alike_the_first_and_the_next_time() -> None:
     first = check_fields(plain)
 
     assert check_fields(list(plain)) is first  # remembered
-    assert check_fields([list(pair) for pair in plain]) == first  # type: ignore[misc]  # pairs that can't be remembered
+    unkept = check_fields([list(pair) for pair in plain])  # type: ignore[misc]  # pairs that can't be remembered
+    assert unkept == first._replace(is_known=False)
     for bad in ([("X", "a\nb")], [("X y", "a")], [("Content-Length", "5"), ("Content-Length", "5")]):
         for _ in range(2):
             with pytest.raises(BadResponseError):
                 check_fields(bad)
+
+
+def test_a_response_head_is_alike_the_first_and_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All framings, methods, versions and wishes, twice in one second; then again in the next one."""
+    now = 1_700_000_000.5
+    monkeypatch.setattr(response, "time", SimpleNamespace(time=lambda: now, gmtime=time.gmtime))
+    cases = [
+        (
+            admit(method, b"/", minor, [(b"host", b"a"), (b"connection", wish)], 9),
+            status,
+            check_fields(fields),
+            known,
+            persistent,
+        )
+        for method, minor, wish, status, fields, known, persistent in itertools.product(
+            (b"GET", b"HEAD"),
+            (0, 1),
+            (b"close", b"keep-alive"),
+            ("200 OK", "204 No Content", "304 Not Modified"),
+            ([], [("Content-Length", "5")], [("Connection", "close")], [("Server", "x")], [("Set-Cookie", "a=b")]),
+            (-1, 0, 5),
+            (True, False),
+        )
+    ]
+
+    def heads() -> list[Head]:
+        return [
+            build(request, *check_status(status), fields, known=known, persistent=persistent)
+            for request, status, fields, known, persistent in cases
+        ]
+
+    first, again = heads(), heads()
+    kept = dict(response._stamp.heads())
+    now += 1
+    later = heads()
+
+    assert first == again
+    assert 0 < len(kept) <= response._HEADS_KEPT
+    assert not any(b"Set-Cookie" in head.data for head in kept.values())
+    assert [head.data.replace(b":20 GMT", b":21 GMT") for head in first] == [head.data for head in later]
+    monkeypatch.setattr(response, "_HEADS_KEPT", 0)
+    response._stamp.heads().clear()
+    assert later == heads()
+
+
+def test_an_environ_is_alike_the_first_and_the_next_time_and_its_own() -> None:
+    worker = worker_environ(errors=None, multithread=True, multiprocess=True, script_name="/shop")
+    one, other = (listener_environ(worker, address) for address in (("127.0.0.1", 80), ("127.0.0.2", 8080)))
+    connection = Connection(head_parser("h11"), LIMITS)
+    connection.feed(GET)
+    request = connection.next_request()
+    assert request
+
+    for listener in (one, other, one):
+        plain = {**listener}
+        add_request(plain, request, "input")
+        for _ in range(2):
+            environ = listener.of(request)
+            add_request(environ, request, "input")
+            assert plain == environ
+            environ.clear()  # the application's
 
 
 def test_response_fields_that_differ_each_time_or_are_secret_are_not_kept() -> None:

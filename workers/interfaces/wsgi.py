@@ -11,6 +11,7 @@ application raises, `SystemExit` included, is its request's failure and not the 
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -106,8 +107,11 @@ class Exchange:
             environ: everything of `wsgi_environ` but the request; the application's from now on.
         """
         try:
-            body, self._body = open_input(self.request, self._connection, self._transport)
-            add_request(environ, self.request, body)
+            request = self.request
+            body: io.IOBase = io.BytesIO()
+            if request.length:
+                body, self._body = open_input(request, self._connection, self._transport)
+            add_request(environ, request, body)
             environ["wsgi.early_hints"] = self.send_early_hints
             result = app(environ, self.start_response)
             try:

