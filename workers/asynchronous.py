@@ -203,9 +203,11 @@ class AsyncWorker(Worker):
             self._open(client, address, server, reader)
         else:
             connection = Http1Connection(site, scheme="http", server=server, client=address)
-            HubTransport(self.hub, client, address, connection)
+            transport = HubTransport(self.hub, client, address, connection)
             if site.is_one_too_many(connection):
                 connection.turn_away(TOO_MANY)
+            else:
+                self.hub.begin(transport)
         return site.crowding < bound
 
     def _prepare_tls(self) -> Tls:

@@ -60,7 +60,16 @@ class Crowd:
 class Fronts:
     """The rules of one worker."""
 
-    __slots__ = ("_header_senders", "_header_version", "_uwsgi_peers", "forwarding", "looks", "per_address", "queue_timeout")
+    __slots__ = (
+        "_header_senders",
+        "_header_version",
+        "_uwsgi_peers",
+        "forwarding",
+        "looks",
+        "per_address",
+        "queue_timeout",
+        "varies",
+    )
 
     def __init__(self, settings: Settings) -> None:
         self._header_senders = Trust(settings.proxy_allow_ips) if settings.proxy_protocol != "off" else None
@@ -79,6 +88,8 @@ class Fronts:
         """Connections; 0: any number is fine."""
         self.looks = bool(self._uwsgi_peers or self.queue_timeout or settings.header_map != "drop")
         """`judge` has something to say also of peers that are not trusted."""
+        self.varies = bool(self._uwsgi_peers or self.queue_timeout)
+        """What `judge` says is another thing for each request, whatever its fields."""
 
     def trusts(self, host: str) -> bool:
         """Whether what a peer says of its clients is believed; to be asked once for a connection. ``""`` is a unix socket's."""

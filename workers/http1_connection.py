@@ -63,6 +63,7 @@ class Http1Connection(asyncio.Protocol):
         "_mark",
         "_moved",
         "_persistent",
+        "_verdict",
         "blocked",
         "booked",
         "client",
@@ -91,6 +92,7 @@ class Http1Connection(asyncio.Protocol):
         self.waited = UNKNOWN
         """Seconds that the client's next request has waited for the loop, if the site `measures_waits`."""
         self._is_judged = site.judges(self.template)
+        self._verdict = site.verdict(self.template)
         self._http = site.parser()
         self._exchange: Exchange | None = None
         self._framing = _NO_BODY
@@ -211,7 +213,7 @@ class Http1Connection(asyncio.Protocol):
         if request.upgrade and self._is_taken_over(request):
             return
         template = self.template
-        if self._is_judged:
+        if self._is_judged and request.of_fields.get(self._verdict, request) is not None:  # else: seen before, as most are
             try:
                 request, template = site.introduce(request, template, self.waited, self._http.variables)
             except Refusal as refusal:
@@ -319,11 +321,10 @@ class Http1Connection(asyncio.Protocol):
             self.transport.write(body)
 
     def _write_chunk(self, before: bytes, body: bytes, after: bytes) -> None:
-        size = b"%x\r\n" % len(body)
         if len(body) <= _JOINED:
-            self.transport.write(before + size + body + after)
+            self.transport.write(b"%b%x\r\n%b%b" % (before, len(body), body, after))  # one copy, which `+` would make twice
         else:
-            self.transport.writelines((before + size, body, after))
+            self.transport.writelines((b"%b%x\r\n" % (before, len(body)), body, after))
 
     def send_file(self, fd: int, offset: int, count: int, *, ended: bool) -> None:
         chunked = self._framing is _CHUNKED

@@ -230,6 +230,11 @@ class Site:
         """Whether requests of the connection have to pass `introduce`; to be asked once for a connection."""
         return template["trusted"] or self.fronts.looks or self._logs_waits
 
+    def verdict(self, template: dict[str, Any]) -> str:
+        """The name under which a request's `of_fields` has None if `introduce` would change nothing."""
+        varies = self.fronts.varies or self._logs_waits
+        return "" if varies else self.fronts.forwarding.name(trusted=template["trusted"])  # "": nothing is under that name
+
     def introduce(
         self, request: Request, template: dict[str, Any], waited: float, variables: Mapping[str, str] | None = None
     ) -> tuple[Request, dict[str, Any]]:

@@ -521,7 +521,8 @@ class Exchange:
         """The response is over."""
         self._state = _DONE
         self._host.answered(self)
-        self.wake()
+        if self._waiters:
+            self.wake()
         self._stream.complete()
 
     def _fail(self, failure: BaseException | None) -> None:

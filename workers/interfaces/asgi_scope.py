@@ -105,21 +105,38 @@ _METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT"
 
 def http_scope(template: dict[str, Any], request: Request) -> dict[str, Any]:
     """The scope of a request on the connection that `template` describes, but for ``state`` and ``extensions``."""
-    method, _, path, query, version, fields, *_ = request
+    known = request.of_head
     root_path = template["root_path"]
+    if root_path:
+        scope = _of_head(request)
+        scope["path"] = decoded_path(request.path, root_path)
+    elif _HEAD in known:
+        scope = known[_HEAD].copy()  # half of the time that it takes to make it: 0.8 us of a request's 20
+    else:
+        scope = known[_HEAD] = _of_head(request)
+        scope = scope.copy()
+    scope["asgi"] = {"version": VERSION, "spec_version": HTTP_SPEC}  # a fresh one: applications write into it
+    scope["scheme"] = template["scheme"]
+    scope["root_path"] = root_path
+    scope["headers"] = request.fields.copy()  # other requests may share it, and applications change it
+    scope["client"] = template["client"]
+    scope["server"] = template["server"]
+    return scope
+
+
+_HEAD: Final = "asgi"
+
+
+def _of_head(request: Request) -> dict[str, Any]:
+    """What a scope has of the request's head alone, without a root path."""
+    method, _, path, query, version, *_ = request
     return {
         "type": "http",
-        "asgi": {"version": VERSION, "spec_version": HTTP_SPEC},  # a fresh one: applications write into it
         "http_version": "1.1" if version == "HTTP/1.1" else version[5:],
         "method": _METHODS.get(method) or method.decode("ascii"),
-        "scheme": template["scheme"],
-        "path": path.decode("ascii") if not root_path and b"%" not in path else decoded_path(path, root_path),
+        "path": path.decode("ascii") if b"%" not in path else decoded_path(path, ""),
         "raw_path": path,
         "query_string": query,
-        "root_path": root_path,
-        "headers": fields.copy(),  # other requests may share it, and applications change it
-        "client": template["client"],
-        "server": template["server"],
     }
 
 

@@ -114,6 +114,11 @@ class Forwarding:
         """Whether a peer is believed; to be asked once for a connection. ``""`` is a unix socket's."""
         return self._trust.covers(host)
 
+    @staticmethod
+    def name(*, trusted: bool) -> str:
+        """Under which `Request.of_fields` has what `read` has said of requests with these fields."""
+        return _TRUSTED if trusted else _OTHERS
+
     def read(self, request: Request, *, trusted: bool) -> Told | None:
         """What proxies say of `request`; None: nothing, as it mostly is.
 
@@ -122,7 +127,7 @@ class Forwarding:
         """
         if not trusted and self._map == "drop":
             return None
-        key = _TRUSTED if trusted else _OTHERS
+        key = self.name(trusted=trusted)
         made = request.of_fields
         if key not in made:
             made[key] = self._read(request.fields, trusted=trusted)
