@@ -1,7 +1,8 @@
 """The policy: which workers are to be forked, retired and killed, and when. No hands, no clock.
 
 Facts come in by `observe`, decisions go out of `reconcile` as effects, and `wake_at` says when time alone will decide
-something. The theory:
+something. It is long because its rules are joint, and have to be read beside each other; what stands by itself is in `books`,
+`succession` and `autoscale`. The theory:
 
 * A **slot** (1..count) is a place; it is filled while one *active* worker (booting or ready) is in it. A slot with a stale
   worker (of an older generation, or spent) gets a successor beside it; the old one is retired only when the successor is

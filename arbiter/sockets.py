@@ -138,7 +138,11 @@ def _bind(family: socket.AddressFamily | int, where: object, *, shared: bool, ip
 
 
 def remove_if_stale(path: str) -> None:
-    """Remove a socket file behind which nobody listens; raise EADDRINUSE when somebody does, EEXIST when it's no socket."""
+    """Remove a socket file behind which nobody listens.
+
+    Raises:
+        OSError: EADDRINUSE, somebody listens; EEXIST, it is no socket; or it can't be looked at.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "a file of that name exists and is not a socket")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ from arbiter.config.schema import HOOKS, SECTIONS, SETTINGS
 from arbiter.hooks import WORKERS
 from arbiter.news import News
 from arbiter.signals import SIGNALS
-from arbiter.workers.contract import Exit
+from arbiter.spawn import SUPERVISORS_SIGNALS
+from arbiter.workers.contract import DUMP_SIGNAL, Exit
+from arbiter.workers.timelimit import NUDGE
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent / "reference"
@@ -30,11 +33,12 @@ def process_page() -> str:
     signals = "".join(
         f"| `{number.name}` | {f'`{row.command.value}`' if row.verb else ''} | {row.doc} |\n" for number, row in SIGNALS.items()
     )
+    ignored = ", ".join(f"`{number.name}`" for number in SUPERVISORS_SIGNALS if number is not signal.SIGUSR1)
     exits = "".join(f"| {code.value} | {code.meaning} |\n" for code in Exit)
     return f"""\
 # Signals and exit statuses
 
-<!-- Made by docs/make_reference.py from the tables in arbiter/signals.py and workers/contract.py. -->
+<!-- Made by docs/make_reference.py from the tables in arbiter/signals.py, arbiter/spawn.py and workers/contract.py. -->
 
 ## Signals
 
@@ -44,7 +48,17 @@ Send them to the supervisor, whose pid is in its first log line, in `pidfile`, a
 | signal | verb | what it does |
 |---|---|---|
 {signals}
-A worker that gets SIGTERM itself finishes its requests and leaves; it is replaced.
+## Signals in a worker
+
+| signal | what it does |
+|---|---|
+| `SIGTERM` | The worker finishes its requests and leaves; it is replaced. |
+| `SIGINT`, `SIGQUIT` | Its requests are interrupted, and it leaves; it is replaced. |
+| `SIGUSR1` | It opens its log files again. |
+| {ignored} | Nothing: they are the supervisor's, and reach workers too when they are sent by name or from a terminal. |
+| `SIGABRT` | Calls `worker_abort`, if there is one; then the worker ends. |
+| `SIGIO`, `SIGRTMIN+{DUMP_SIGNAL - signal.SIGRTMIN}`, `SIGRTMIN+{NUDGE - signal.SIGRTMIN}` | \
+Arbiter's own (the supervisor has gone; stacks; `request_timeout`): an application must leave them alone. |
 
 ## Exit statuses
 

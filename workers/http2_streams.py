@@ -147,14 +147,13 @@ class Http2Stream:
 class Http2WebSocket(Http2Stream):
     """`interfaces.asgi_websocket.WebSocketStream` of one extended CONNECT."""
 
-    __slots__ = ("_is_open", "_is_paused", "_lingers")
+    __slots__ = ("_is_paused", "_lingers")
 
     exchange: WebSocketExchange  # type: ignore[assignment]  # other than that of a request
 
     def __init__(self, connection: Http2Connection, stream: Stream) -> None:
         super().__init__(connection, stream)
         stream.room = maxsize  # limit_request_body is for requests, ws_max_size for messages
-        self._is_open = False  # it has been accepted, and not been finished
         self._is_paused = False
         self._lingers = False  # its last frame has been sent; what comes is thrown away
 
