@@ -6,22 +6,24 @@ import itertools
 import re
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from feeding import FEEDINGS, LIMITS, PARSERS, REQUESTS, feed, load, whole
 
-from arbiter.workers.interfaces.asgi_scope import connection_scope, http_scope
+from arbiter.workers.interfaces.asgi_scope import connection_scope, http_scope, websocket_scope
 from arbiter.workers.interfaces.wsgi_environ import add_request, listener_environ, worker_environ
 from arbiter.workers.protocols import http1, policy, response
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.protocols.policy import BadResponseError, Refusal, admit, check_fields, check_status
 from arbiter.workers.protocols.response import build
+from arbiter.workers.protocols.websocket_handshake import Offer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from arbiter.workers.protocols.policy import Request
     from arbiter.workers.protocols.response import Head
 
 SCOPE = connection_scope(scheme="http", server=("127.0.0.1", 80), client=("127.0.0.1", 4711), root_path="")
@@ -189,6 +191,38 @@ def test_an_environ_is_alike_the_first_and_the_next_time_and_its_own() -> None:
             add_request(environ, request, "input")
             assert plain == environ
             environ.clear()  # the application's
+
+
+@pytest.mark.parametrize("target", [b"/a", b"/a%20b?q=%41", b"/shop/a", b"*"])
+def test_a_scope_is_alike_the_first_and_the_next_time_and_its_own(target: bytes) -> None:
+    """Wherever the application is mounted, for each client, over HTTP and WebSocket, whatever the application has done to it."""
+    line = b"OPTIONS *" if target == b"*" else b"GET " + target
+    data = line + b" HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n"
+
+    def request() -> Request:
+        (connection := Connection(head_parser("httptools"), LIMITS)).feed(data)
+        found = connection.next_request()
+        assert found
+        return found
+
+    mounted = {**SCOPE, "root_path": "/shop", "client": ("127.0.0.9", 1), "scheme": "https"}
+    places = [(template, make) for template in (SCOPE, mounted) for make in (http_scope, _websocket)]
+    fresh = []
+    for template, make in places:
+        http1._known.clear()
+        fresh.append(make(template, request()))
+    http1._known.clear()
+
+    for _ in range(2):
+        for (template, make), expected in zip(places, fresh, strict=True):
+            scope = make(template, request())
+            assert expected == scope
+            for value in (scope["asgi"], scope["headers"], scope):
+                value.clear()  # the application's
+
+
+def _websocket(template: dict[str, Any], request: Request) -> dict[str, Any]:
+    return websocket_scope(template, request, Offer(b"key", ["chat"], []))
 
 
 def test_response_fields_that_differ_each_time_or_are_secret_are_not_kept() -> None:
