@@ -20,7 +20,7 @@ from contextvars import copy_context
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers import portal
+from arbiter.workers import copies, portal
 from arbiter.workers.accesslog import open_access_log
 from arbiter.workers.app import BootError, load
 from arbiter.workers.base import ORPHAN_GRACE, Worker
@@ -87,6 +87,7 @@ class AsyncWorker(Worker):
             raise BootError(Failed("making the event loop", str(error), "", Exit.BOOT)) from error
         asyncio.set_event_loop(self.loop)
         portal.adopt(self.loop)
+        copies.run_on(self.loop)
         self.loop.set_exception_handler(self._on_loop_error)
         context = copy_context()
         self.access_log = open_access_log(settings, self.access) if self.access else None

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import setproctitle
 
-from arbiter.workers import heap, portal
+from arbiter.workers import copies, heap, portal
 from arbiter.workers.app import BootError, load, raised
 from arbiter.workers.contract import (
     AUTO,
@@ -317,6 +317,8 @@ def run(order: Order) -> int:
 def live(order: Order, application: Callable[[Order], Any]) -> int:
     """A worker's whole life with the application that `application` gives. Returns the exit status."""
     settle_in(order, f"worker {order.id.slot}")
+    wires = (order.channel.fileno(), order.dump, order.lifeline)
+    copies.own((*(listener.fileno() for listener in order.listeners), *wires), order.log)
     os.environ[ID_VARIABLE] = str(order.id.slot)
     portal.furnish(factory=partial(_new_loop, order.settings.asgi_loop), log=order.log)
     heap.keep()
@@ -330,7 +332,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
             attempt("post_fork", lambda: hooks.post_fork(order.listeners))
             if hooks.has("worker_abort"):
                 signal.signal(signal.SIGABRT, partial(_on_abort, hooks))
-        app = application(order)
+        app = take_application(order, application)
         worker = _hire(order, app)
         try:
             if hooks:
@@ -360,6 +362,23 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     return code
 
 
+def take_application(order: Order | TemplateOrder, load: Callable[[Any], Any]) -> Any:
+    """The application that `load` gives; a copy of this process that it has forked does not come back from here.
+
+    Raises:
+        BootError: it can't be had.
+    """
+    try:
+        app = load(order)
+    except BootError as error:
+        if copies.this.is_copy:
+            copies.leave(error.__cause__)
+        raise
+    if copies.this.is_copy:
+        copies.leave()
+    return app
+
+
 def attempt(hook: str, call: Callable[[], None]) -> None:
     """Call a hook that is part of the boot.
 
@@ -371,6 +390,8 @@ def attempt(hook: str, call: Callable[[], None]) -> None:
     except Interrupted:
         raise
     except BaseException as error:  # an operator's function may raise anything, sys.exit() included
+        if copies.this.is_copy:
+            copies.leave(error)
         raise raised(f"calling the hook {hook}", error) from error
 
 

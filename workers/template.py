@@ -19,9 +19,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers import portal
+from arbiter.workers import copies, portal
 from arbiter.workers.app import BootError
-from arbiter.workers.base import live, load_application, reopen, settle_in
+from arbiter.workers.base import live, load_application, reopen, settle_in, take_application
 from arbiter.workers.contract import MAX_MESSAGE, Born, Decoder, Exit, NotBorn, Ready, ReopenLogs, Spawn, encode
 
 if TYPE_CHECKING:
@@ -43,14 +43,16 @@ def run(order: TemplateOrder) -> int:
         The exit status, of the template or of a worker: it returns once in each process.
     """
     settle_in(order, "template")
+    copies.own((order.channel.fileno(),), order.log)
     began = time.monotonic()
     inherited = _sockets()
     portal.refuse(_NO_PORTAL)
     try:
-        app = load_application(order)
+        app = take_application(order, load_application)
     except BootError as error:
         _say(order, error.failed)
         return error.failed.code
+    copies.disown()
     gc.collect()
     gc.freeze()
     order.log.info(f"template: application loaded after {time.monotonic() - began:.2f} s; workers are forked from it")

@@ -237,6 +237,8 @@ def test_the_containers_command_serves_and_stops_as_process_1(tmp_path: Path) ->
     words[words.index("0.0.0.0:8000")] = f"127.0.0.1:{port}"
     script = f"""
 set -e
+mount --bind {tmp_path} {tmp_path}  # /tmp may be a file system of its own
+mount -o remount,ro,bind {tmp_path}
 mount -o remount,ro,bind /
 cd {tmp_path}
 if touch written 2>/dev/null; then exit 9; fi

@@ -23,6 +23,7 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from arbiter.workers.contract import Interrupted
+from arbiter.workers.copies import leave, this
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.protocols.policy import (
     BadResponseError,
@@ -194,8 +195,12 @@ class Exchange:
         except Interrupted:
             pass  # the worker leaves at once
         except BaseException as failure:  # noqa: BLE001  whatever an application raises ends its request only
+            if this.is_copy:
+                leave(failure)
             self._fail(failure)
         else:
+            if this.is_copy:
+                leave()
             if self._state != _DONE:
                 self._fail(None)
         self._host.ended(self)
@@ -248,6 +253,8 @@ class Exchange:
         elif kind == "http.response.start":
             if state != _START:
                 raise self._not_due(kind)
+            if this.is_copy:
+                leave()
             status = message["status"]
             status_line(status)
             headers = message.get("headers", ())

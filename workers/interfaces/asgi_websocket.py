@@ -29,6 +29,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arbiter.workers.contract import Interrupted
+from arbiter.workers.copies import leave, this
 from arbiter.workers.interfaces.asgi import NO_FIELDS, Exchange, Host, Stream, follows_from_parting
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.protocols.policy import Refusal, check_byte_fields
@@ -202,8 +203,12 @@ class WebSocketExchange:
         except Interrupted:
             pass  # the worker leaves at once
         except BaseException as failure:  # noqa: BLE001  whatever an application raises ends its WebSocket only
+            if this.is_copy:
+                leave(failure)
             self._fail(failure)
         else:
+            if this.is_copy:
+                leave()
             self._fail(None)
         self._host.ended(self)
 

@@ -16,6 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from arbiter.workers.contract import Interrupted
+from arbiter.workers.copies import leave, this
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.interfaces.wsgi_environ import add_request
 from arbiter.workers.interfaces.wsgi_file import FileWrapper
@@ -114,6 +115,8 @@ class Exchange:
             add_request(environ, request, body)
             environ["wsgi.early_hints"] = self.send_early_hints
             result = app(environ, self.start_response)
+            if this.is_copy:
+                leave()
             try:
                 self._relay(result)
             finally:
@@ -123,7 +126,11 @@ class Exchange:
         except Interrupted:
             raise
         except BaseException as failure:  # noqa: BLE001  whatever an application raises ends its request only
+            if this.is_copy:
+                leave(failure)
             self._fail(failure)
+        if this.is_copy:
+            leave()  # forked while the body was made: before anybody else is answered
         if self._body is not None:
             self._body.end()
             self.persistent = self.persistent and self._connection.body_ended
@@ -184,6 +191,8 @@ class Exchange:
             if type(result) is FileWrapper and self._send_region(result.region()):
                 return
         for piece in result:
+            if this.is_copy:
+                leave()
             if piece or type(piece) is not bytes:
                 self._write(piece)
                 if self._framing is _NONE:
