@@ -292,7 +292,7 @@ class Http1Connection(asyncio.Protocol):
         head = build(
             exchange.request,
             status,
-            status_line(status),
+            exchange.status_line or status_line(status),
             exchange.fields,
             known=known,
             persistent=self._persistent and self.site.keeps and not (self._is_half_closed and not self._http.pending),

@@ -21,7 +21,7 @@ from functools import partial
 from math import inf
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arbiter.workers.accesslog import QUEUE, REQUEST_ID
 from arbiter.workers.interfaces import asgi, wsgi
@@ -125,13 +125,24 @@ _LOGGED: Final = (REQUEST_ID, QUEUE)
 """What the access log is told by the scope, and the application by the environ."""
 
 
+class _Answer(NamedTuple):
+    """What the head of a response says."""
+
+    status: int
+    line: bytes
+    """With the application's own words, as PEP 3333 has it."""
+    fields: Fields
+    headers: list[tuple[bytes, bytes]]
+
+
 class Exchange(asgi.Exchange):
     """A request of a `Gateway`, on the loop."""
 
-    __slots__ = ("_visit",)  # set when a thread is asked for
+    __slots__ = ("_visit", "status_line")  # the first is set when a thread is asked for
 
     async def run(self, app: Any) -> None:
         """Have the application answer, whatever it does. The body of the request's task; never raises."""
+        self.status_line = b""
         if not isinstance(app, Gateway):  # a health check's
             await super().run(app)
             return
@@ -167,9 +178,9 @@ class Exchange(asgi.Exchange):
 
     # What a thread has posted -----------------------------------------------------------------------------------------
 
-    def begin(self, status: int, fields: Fields, headers: list[tuple[bytes, bytes]], body: bytes, *, more: bool) -> None:
+    def begin(self, answer: _Answer, body: bytes, *, more: bool) -> None:
         """Send the head and a first piece of body, perhaps an empty one."""
-        self.status, self.fields, self.headers = status, fields, headers
+        self.status, self.status_line, self.fields, self.headers = answer
         self._begin(body, more=more)
 
     def go_on(self, body: bytes, *, more: bool) -> None:
@@ -228,7 +239,7 @@ class _Visit:
         # The thread's own.
         self._pieces = deque(piece for piece in arrived if piece)
         self._ended = ended
-        self._head: tuple[int, Fields, list[tuple[bytes, bytes]]] | None = None
+        self._head: _Answer | None = None
         self._left = 0  # bytes of body that are still to come; -1: any number
         self._posted = self._acknowledged = 0
         self._is_broken = False
@@ -261,12 +272,12 @@ class _Visit:
             self._acknowledgements.put(self._unacknowledged)
             self._unacknowledged = 0
 
-    def _take(self, head: tuple[int, Fields, list[tuple[bytes, bytes]]] | None, body: bytes, more: bool) -> None:
+    def _take(self, head: _Answer | None, body: bytes, more: bool) -> None:
         exchange = self._exchange
         if not exchange.gone and not exchange.done:
             try:
                 if head:
-                    exchange.begin(*head, body, more=more)
+                    exchange.begin(head, body, more=more)
                 else:
                     exchange.go_on(body, more=more)
             except Exception:  # it has been judged already: a mistake of ours
@@ -337,12 +348,12 @@ class _Visit:
         environ["arbiter.io_bound"] = place.give_up
         self._context.run(exchange.run, self._gateway.app, environ)
 
-    def open(self, status: int, fields: Fields, headers: list[tuple[str, str]], framing: Framing, size: int) -> None:
+    def open(self, answer: _Answer, framing: Framing, size: int) -> None:
         """A head is to go with the next part; `size` bytes of body belong to it, -1: any number."""
         remote = self._environ.get("REMOTE_ADDR")
         if remote is not self._remote:  # middleware like Werkzeug's ProxyFix: the access log has it too, as in Gunicorn
             self._exchange.scope["client"] = (str(remote), None)
-        self._head = (status, fields, _pairs(headers))
+        self._head = answer
         self._left = 0 if framing is _NONE else size
 
     def inform(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:
@@ -442,7 +453,7 @@ class _Pep3333(wsgi.Exchange):
             framing = _NONE
         if fields.length < 0 and known >= 0 and self.status not in (204, 304) and (known or method != b"HEAD"):
             fields = fields._replace(length=known, block=fields.block + b"Content-Length: %d\r\n" % known)
-        self._visit.open(self.status, fields, self.headers, framing, size)
+        self._visit.open(_Answer(self.status, self._status_line, fields, _pairs(self.headers)), framing, size)
         return Head(_HEAD, framing, size if framing is _LENGTH else 0, persistent=True)
 
     def _send(self, head: bytes, piece: bytes) -> None:

@@ -120,7 +120,7 @@ def application(environ, start_response):
         start_response("204 No Content", [])
         return []
     if path == "/teapot":
-        start_response("418 I'm a teapot", [*plain, ("Content-Length", "5")])
+        start_response("418 Short and stout", [*plain, ("Content-Length", "5")])
         return iter([b"short", b" and"]) if query else [b"tea", b"!!"]
     if path == "/file":
         start_response("200 OK", plain)
@@ -431,6 +431,7 @@ def an_error_after_it_cuts_the_response_short(site: Site) -> None:
 def a_body_longer_than_its_length_is_cut_and_its_status_kept(site: Site) -> None:
     response = site.ask(request("/teapot"))
     assert (response.status, response.body) == (418, b"tea!!")
+    assert response.line == b"HTTP/1.1 418 " + (b"Short and stout" if site.interface == "wsgi" else b"I'm a Teapot")
     with site.client(request("/teapot?more")) as client:
         data = client.rest() if not site.keeps else client.until(b"short")
     assert data.endswith(b"\r\n\r\nshort")

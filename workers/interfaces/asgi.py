@@ -155,6 +155,9 @@ class Exchange:
         "task",
     )
 
+    status_line: bytes = b""
+    """With words of its own and its line end, where an application has any; ASGI has the number only."""
+
     def __init__(self, host: Host, stream: Stream, request: Request, scope: Scope, started: float) -> None:
         """`started`: when the head had arrived, in monotonic seconds."""
         self._host = host
