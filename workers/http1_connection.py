@@ -62,7 +62,9 @@ class Http1Connection(asyncio.Protocol):
         "_lingers",
         "_mark",
         "_moved",
+        "_patience",
         "_persistent",
+        "_since",
         "_verdict",
         "blocked",
         "booked",
@@ -111,6 +113,8 @@ class Http1Connection(asyncio.Protocol):
         self.idle_since = inf
         self._moved = self._mark = 0  # bytes received of a request with a body: so far, and when the deadline was set
         self._left = 0  # bytes that waited to be sent then
+        self._since = 0.0  # when waiting for the body began; 0.0: nobody waits
+        self._patience = site.write_timeout  # seconds that may be waited for the rest of this stride of the body
 
     # The transport's side ---------------------------------------------------------------------------------------------
 
@@ -189,6 +193,9 @@ class Http1Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.blocked = False
         self.deadline = inf
+        if self._since:
+            self._since = 0.0
+            self._await_body()
         if self._exchange is not None:
             self._exchange.resume()
 
@@ -259,6 +266,26 @@ class Http1Connection(asyncio.Protocol):
         self._left = self.transport.get_write_buffer_size()
         self.site.book(self)
 
+    def _await_body(self) -> None:
+        """Wait for the body: as long as the client moves a stride in its time, of which each wait takes its part."""
+        now = monotonic()
+        if self._moved - self._mark >= _STRIDE:
+            self._mark = self._moved
+            self._patience = self.site.write_timeout
+        elif self._since:
+            self._patience -= now - self._since
+        self._since = now
+        self.deadline = now + self._patience
+        self.site.book(self)
+
+    def _met_body(self) -> None:
+        """Some of it has come."""
+        self._patience -= monotonic() - self._since
+        self._since = 0.0
+        self.deadline = inf
+        if self._http.body_ended:
+            self._patience = self.site.write_timeout
+
     # The exchange's side (`Stream`) -----------------------------------------------------------------------------------
 
     @property
@@ -272,12 +299,13 @@ class Http1Connection(asyncio.Protocol):
             if self._expects:
                 self._expects = False
                 self.transport.write(CONTINUE)
-            if self.deadline == inf or self._moved - self._mark >= _STRIDE:
-                self._grant(self.site.write_timeout)
+            if not self._since or self._moved - self._mark >= _STRIDE:
+                self._await_body()
             self.transport.resume_reading()
             return None
         self._expects = False
-        self.deadline = inf
+        if self._since:
+            self._met_body()
         if http.pending < _WAITING and not self._is_half_closed:
             self.transport.resume_reading()
         return data
@@ -354,6 +382,7 @@ class Http1Connection(asyncio.Protocol):
     def complete(self) -> None:
         self._exchange = None
         self.deadline = inf
+        self._since = 0.0
         http = self._http
         site = self.site
         if self._persistent and site.keeps and http.is_clear and not self._is_half_closed:
@@ -364,6 +393,7 @@ class Http1Connection(asyncio.Protocol):
             return
         if self.transport.is_closing():
             return
+        self._patience = site.write_timeout
         try:
             while not http.body_ended and http.next_body():
                 pass  # what is here of a body that nobody has asked for
@@ -432,7 +462,7 @@ class Http1Connection(asyncio.Protocol):
                 self.transport.abort()
         elif exchange is not None:
             if self._moved - self._mark >= _STRIDE:
-                self._grant(self.site.write_timeout)
+                self._await_body()
             else:
                 self.site.log.info(f"{exchange.name}: the client was too slow to send its body")
                 exchange.give_up(Refusal(408, "The body did not arrive in time."))

@@ -80,6 +80,7 @@ class Http2Connection(asyncio.Protocol):
         "_left",
         "_lingers",
         "_moments",
+        "_patience",
         "_ticked",
         "blocked",
         "booked",
@@ -108,7 +109,8 @@ class Http2Connection(asyncio.Protocol):
         )
         self._deadlines: dict[
             Stream, tuple[float, int]
-        ] = {}  # of streams that wait for the client: when, and bytes moved so far
+        ] = {}  # of streams that wait for the client: when, and bytes moved when its time for a stride began
+        self._patience: dict[Stream, tuple[float, int]] = {}  # of those that have waited: seconds left, and the same
         self._moments: dict[Http2WebSocket, float] = {}  # when they want to be called
         self._flush_due = False
         self._idle_until = inf  # when an idle connection is closed; inf: requests are under way
@@ -294,14 +296,23 @@ class Http2Connection(asyncio.Protocol):
         """An application waits for what the client has to do about its stream: send content, or give window."""
         known = self._deadlines.get(stream)
         if known is None or stream.moved - known[1] >= _STRIDE:
-            deadline = monotonic() + self.site.write_timeout
-            self._deadlines[stream] = deadline, stream.moved
+            patience, mark = self._patience.get(stream, (0.0, -_STRIDE))
+            if stream.moved - mark >= _STRIDE:
+                patience, mark = self.site.write_timeout, stream.moved
+            deadline = monotonic() + patience
+            self._deadlines[stream] = deadline, mark
             self._set_deadline(deadline)
 
     def met(self, stream: Stream) -> None:
-        """The client has done it."""
-        if self._deadlines:
-            self._deadlines.pop(stream, None)
+        """The client has done it, or some of it: for the rest of a stride it has what is left of its time."""
+        if stream in self._deadlines:
+            deadline, mark = self._deadlines.pop(stream)
+            self._patience[stream] = deadline - monotonic(), mark
+
+    def forget(self, stream: Stream) -> None:
+        """Its response is over: nothing is expected any more."""
+        self._deadlines.pop(stream, None)
+        self._patience.pop(stream, None)
 
     def book(self, owner: Http2WebSocket, moment: float) -> None:
         """Have the WebSocket's `expire` called at this moment; `inf`: not."""

@@ -131,7 +131,7 @@ class Http2Stream:
 
     def complete(self) -> None:
         stream = self._stream
-        self._connection.met(stream)
+        self._connection.forget(stream)
         task = self.exchange.task
         if stream.reset is not None and task is not None:
             # It counts until its work is done: or a client that resets could start any number of tasks.

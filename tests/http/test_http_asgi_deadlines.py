@@ -156,6 +156,25 @@ def test_slow_clients_lose_their_connections_and_nobody_else_anything(arbiter: A
     assert ask(server).status == 200
 
 
+def test_a_body_that_trickles_has_no_more_time_than_one_that_stops(arbiter: Arbiter) -> None:
+    """A byte now and then is no stride: it would hold a connection, or a thread of a WSGI application's, for ever."""
+    server = serve(arbiter, APP, "--write-timeout", "2")
+    head = b"POST /read HTTP/1.1\r\nHost: a\r\n"
+    with (
+        connected(server, head + b"Content-Length: 1000\r\n\r\n") as sized,
+        connected(server, head + b"Transfer-Encoding: chunked\r\n\r\n") as chunked,
+        connected(server, head + b"Content-Length: 100000\r\n\r\n") as steady,
+    ):
+        for _ in range(5):
+            sized.send(b"x")
+            chunked.send(b"1\r\nx\r\n")
+            steady.send(b"x" * 20_000)
+            time.sleep(0.5)  # a stride each time, and more than write_timeout in all
+        assert steady.response().status == 200
+        assert Response(sized.until(b"\r\n\r\n")).status == 408
+        assert Response(chunked.until(b"\r\n\r\n")).status == 408
+
+
 def test_sse_clients_that_never_leave_do_not_hold_up_a_stop(arbiter: Arbiter) -> None:
     """The story.
 

@@ -191,6 +191,13 @@ def test_slow_upload_is_answered_408_and_the_connection_lives(arbiter: Arbiter) 
         assert p.response(1)[0] == 408
         p.ask(3)
         assert p.response(3)[0] == 200
+        p.ask(5, post("/digest"), end=False)
+        for _ in range(200):  # a byte now and then gives no more time than none
+            p.send(frame(DATA, 0, 5, b"x"))
+            time.sleep(0.05)
+            if server.count("too slow to send its body") == 2:
+                break
+        assert p.response(5)[0] == 408
 
 
 def test_idle_connection_is_ended_with_goaway(arbiter: Arbiter) -> None:
