@@ -179,8 +179,7 @@ class Http2Connection(asyncio.Protocol):
                 self._refuse(owner, stream, refusal)
                 return
         stream.owner = owner
-        exchange = owner.exchange = self.site.begin(owner, request, template)
-        exchange.scope["headers"] = request.fields.copy()  # the application's; requests that are the same share theirs
+        owner.exchange = self.site.begin(owner, request, template)
 
     def _begin_websocket(self, stream: Stream) -> None:
         """Start the application on a stream that asks to be a WebSocket."""

@@ -171,7 +171,6 @@ class Http2WebSocket(Http2Stream):
         offer = websocket_handshake.read_offer(request.fields)
         request, template = site.introduce(request, connection.template, connection.waited)
         scope = websocket_scope(template, request, offer)
-        scope["headers"] = request.fields.copy()
         scope["state"] = site.websocket_state.copy()
         if site.tells_log:
             site.tell_log(scope, request, template)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arbiter.workers.protocols.forwarded import Forwarding, Peer, Told
+from arbiter.workers.protocols.forwarded import Forwarding, Peer, Told, shown
 from arbiter.workers.protocols.policy import Refusal, Request
 from arbiter.workers.protocols.trust import Trust, plain_host
 
@@ -153,6 +153,21 @@ def test_header_map_decides_about_all_other_names_with_underscores() -> None:
         assert found
         assert found.variables == {"HTTP_X_OTHER": "1"}
     assert told(("remote_user", "alice"), header_map="refuse")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "header_map", "seen"),
+    [(False, "drop", []), (True, "drop", ["remote_user"]), (False, "dangerous", ["remote_user", "x_other"])],
+)
+def test_names_with_underscores_are_shown_to_asgi_where_they_are_variables_of_wsgi(
+    trusted: bool, header_map: str, seen: list[str]
+) -> None:
+    sent = (("remote_user", "alice"), ("x_other", "1"), ("x-other", "2"))
+    found = told(*sent, trusted=trusted, header_map=header_map)
+    served = found.applied(request(*sent)) if found else request(*sent)
+
+    assert [name.decode() for name, _ in shown(served)] == ["host", *seen, "x-other"]
+    assert shown(served) is shown(served)  # made once for all requests that share it
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
+from arbiter.workers.protocols.forwarded import shown
 from arbiter.workers.protocols.uwsgi import is_https
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def http_scope(template: dict[str, Any], request: Request) -> dict[str, Any]:
     scope["asgi"] = {"version": VERSION, "spec_version": HTTP_SPEC}  # a fresh one: applications write into it
     scope["scheme"] = template["scheme"]
     scope["root_path"] = root_path
-    scope["headers"] = request.fields.copy()  # other requests may share it, and applications change it
+    scope["headers"] = scope["headers"].copy()  # other requests may share it, and applications change it
     scope["client"] = template["client"]
     scope["server"] = template["server"]
     return scope
@@ -137,6 +138,7 @@ def _of_head(request: Request) -> dict[str, Any]:
         "path": path.decode("ascii") if b"%" not in path else decoded_path(path, ""),
         "raw_path": path,
         "query_string": query,
+        "headers": shown(request),
     }
 
 

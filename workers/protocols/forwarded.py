@@ -68,12 +68,39 @@ class Told(NamedTuple):
     """Where the application is mounted, as the client knows it: ``/shop``."""
     variables: Mapping[str, str] = {}
     """Keys of the environ, all of them with HTTP_ before."""
+    named: frozenset[bytes] = frozenset()
+    """The fields that they are made of: those of their names with underscores that may be shown."""
     began: float = 0.0
     """When the first proxy has got the request, in seconds since the epoch."""
 
     def applied(self, request: Request) -> Request:
         """The request that is to be served."""
-        return request if self.fields is None else request._replace(fields=self.fields, of_fields={}, of_head={})
+        if self.fields is None and not self.named:
+            return request
+        fields = request.fields if self.fields is None else self.fields
+        return request._replace(fields=fields, of_fields={NAMED: self.named} if self.named else {}, of_head={})
+
+
+NAMED: Final = "named"
+"""Where `shown` finds `Told.named` in `Request.of_fields`."""
+_SHOWN: Final = "shown"
+
+
+def shown(request: Request) -> list[tuple[bytes, bytes]]:
+    """The fields for an application that gets them under their own names (ASGI); nobody's to change.
+
+    Names with underscores are not among them, but for those that a forwarder or `header_map` lets through: frameworks make
+    variables of fields as CGI does, where ``x_user`` is ``x-user``.
+    """
+    made = request.of_fields
+    kept: list[tuple[bytes, bytes]] | None = made.get(_SHOWN)
+    if kept is None:
+        kept = request.fields
+        if any(b"_" in name for name, _ in kept):
+            named = made.get(NAMED, ())
+            kept = [field for field in kept if b"_" not in field[0] or field[0] in named]
+        made[_SHOWN] = kept
+    return kept
 
 
 class Forwarding:
@@ -142,12 +169,12 @@ class Forwarding:
                 strange.append(field)
             elif trusted and field[0] in self._wanted:
                 found.setdefault(field[0], []).append(field[1])
-        variables, own = self._map_strange(strange, trusted=trusted)
+        variables, own, named = self._map_strange(strange, trusted=trusted)
         changed = None
         if own:  # the forwarder's word counts, not what a client has sent under a name that becomes the same variable
             changed = fields = [field for field in fields if field[0] not in own]
         if not found:
-            return Told(changed, variables=variables) if strange else None
+            return Told(changed, variables=variables, named=named) if strange else None
         facts = self._facts
         client = self._last_untrusted(_hops(found[_FOR])) if _FOR in found else None
         scheme = self._scheme(found)
@@ -176,6 +203,7 @@ class Forwarding:
             _port(_last(found[_PORT])) if _PORT in found else "",
             _prefix(_last(found[_PREFIX])) if _PREFIX in found else "",
             variables,
+            named,
             max((_moment(value) for name in _STARTS for value in found.get(name, ())), default=0.0),
         )
 
@@ -211,13 +239,16 @@ class Forwarding:
                 break
         return chosen
 
-    def _map_strange(self, strange: list[tuple[bytes, bytes]], *, trusted: bool) -> tuple[dict[str, str], set[bytes]]:
-        """Variables from names with underscores, which ``_`` and ``-`` make the same (`wsgi_environ` drops them).
+    def _map_strange(
+        self, strange: list[tuple[bytes, bytes]], *, trusted: bool
+    ) -> tuple[dict[str, str], set[bytes], frozenset[bytes]]:
+        """Variables from names with underscores, which ``_`` and ``-`` make the same (`wsgi_environ` and `shown` drop them).
 
-        Also gives the names that must not become the same variables.
+        Also gives the names that must not become the same variables, and those that variables were made of.
         """
         variables: dict[str, str] = {}
         own = set()
+        named = set()
         for name, value in strange:
             upper = name.upper()
             is_named = trusted and (upper in self._keys or b"*" in self._keys)
@@ -227,9 +258,10 @@ class Forwarding:
                 key = "HTTP_" + upper.decode().replace("-", "_")
                 text = value.decode("latin-1")
                 variables[key] = f"{variables[key]},{text}" if key in variables else text
+                named.add(name)
             if is_named:
                 own.add(upper.replace(b"_", b"-").lower())
-        return variables, own
+        return variables, own, frozenset(named)
 
 
 def _last(values: list[bytes]) -> bytes:
