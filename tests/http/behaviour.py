@@ -172,7 +172,7 @@ async def application(scope, receive, send):
         sys.exit(3)
     if path == "/facts":
         headers = dict(scope["headers"])
-        two = [value.decode() for name, value in scope["headers"] if name == b"x-two"]
+        two = [value.decode() for name, value in scope["headers"] if name.replace(b"_", b"-") == b"x-two"]
         facts = {
             "method": scope["method"], "path": path, "query": query, "scheme": scope["scheme"],
             "host": headers[b"host"].decode(), "version": scope["http_version"], "two": ",".join(two) or None,
@@ -201,7 +201,8 @@ async def application(scope, receive, send):
     elif path == "/trailers":
         await start(trailers=True)
         await body(b"hello")
-        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"42")]})
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"42")], "more_trailers": True})
+        await send({"type": "http.response.trailers", "headers": [(b"x-last", b"1")]})
     elif path == "/file":
         await start()
         await send({"type": "http.response.pathsend", "path": os.path.abspath("big.bin")})
@@ -334,7 +335,7 @@ def hello(site: Site) -> None:
 
 
 def the_request_is_told_as_it_was(site: Site) -> None:
-    facts = json.loads(site.ask(request("/facts?q=%20&r", "X-Two: 1", "x-two: 2")).body)
+    facts = json.loads(site.ask(request("/facts?q=%20&r", "X-Two: 1", "x-two: 2", "X_Two: 3")).body)
     peer = "" if isinstance(site.address, str) else "127.0.0.1"
     scheme = "https" if site.tls else "http"
     assert facts == {
@@ -499,7 +500,7 @@ def trailers_come_after_the_body(site: Site) -> None:
         return  # WSGI has none
     with site.client(request("/trailers", "TE: trailers")) as client:
         client.until(b"5\r\nhello\r\n0\r\n")
-        assert client.until(b"\r\n\r\n") == b"x-sum: 42\r\n\r\n"
+        assert client.until(b"\r\n\r\n") == b"x-sum: 42\r\nx-last: 1\r\n\r\n"
         if site.keeps:
             assert client.ask(request("/")).body == b"hello"
 

@@ -202,6 +202,7 @@ def test_handshakes_that_are_not_accepted_are_answered_on_their_streams(arbiter:
         head = [(":method", "CONNECT"), (":protocol", "websocket"), *get("/")[1:]]
         p.ask(5, head, end=False)
         assert p.response(5)[0] == 426
+        assert dict(p.fields[5][0])["sec-websocket-version"] == "13"
         p.ask(7, [(":method", "CONNECT"), (":protocol", "masque"), *get("/")[1:]], end=False)
         assert p.response(7)[0] == 501
         p.ask(9)

@@ -72,7 +72,7 @@ async def application(scope, receive, send):
         except OSError as error:
             note(refused=type(error).__name__)
         return
-    chosen = scope["subprotocols"][0] if scope["subprotocols"] else None
+    chosen = scope["subprotocols"][0] if scope["subprotocols"] else ""
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-accepted", b"yes")]})
     if path == "/scope":
         await send({"type": "websocket.send", "text": json.dumps({name: repr(value) for name, value in scope.items()})})

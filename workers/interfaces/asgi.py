@@ -185,7 +185,7 @@ class Exchange:
         self._state = _START
         self._received = False  # the application has had the whole body
         self._left = _ANY  # bytes of body that may still be sent
-        self._trailers = False
+        self._trailers: Any = False  # whether there are to be any; then those that have been sent, while more are to come
         self._waiters: list[asyncio.Future[None]] | None = None
         self._drains: list[asyncio.Future[None]] | None = None
 
@@ -278,16 +278,19 @@ class Exchange:
         if kind == "http.response.trailers":
             if state != _TRAILERS:
                 raise self._not_due(kind)
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            block = check_response_trailers(headers)
+            headers = [(name, value) for name, value in message.get("headers", ())]
+            check_response_trailers(headers)  # before any are kept
+            if type(self._trailers) is list:
+                headers = [*self._trailers, *headers]
             if message.get("more_trailers", False):
-                raise BadResponseError("trailers in several messages: send them in one (more_trailers is not supported)")
-            self._stream.send_trailers(block, headers)
-            self._done()
+                self._trailers = headers
+            else:
+                self._stream.send_trailers(check_response_trailers(headers), headers)
+                self._done()
         elif kind == "http.response.early_hint":
             if state != _START:
                 raise self._not_due(kind)
-            links = [(b"link", bytes(link)) for link in message.get("links", ())]
+            links = [(b"link", link) for link in message.get("links", ())]
             if links:
                 self._stream.send_early_hints(check_byte_fields(links), links)
         elif kind == "http.response.debug":

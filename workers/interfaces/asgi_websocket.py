@@ -281,8 +281,9 @@ class WebSocketExchange:
             raise RuntimeError(f"{kind!r} was sent after the WebSocket was closed or refused")
 
     def _accept(self, message: Message) -> None:
-        headers = [(bytes(name), bytes(value)) for name, value in message.get("headers") or ()]
-        subprotocol = message.get("subprotocol")
+        headers = [(name, value) for name, value in message.get("headers") or ()]
+        check_byte_fields(headers)
+        subprotocol = message.get("subprotocol") or None
         if subprotocol is None:
             # Some applications choose it by its header.
             chosen = [value for name, value in headers if name.lower() == b"sec-websocket-protocol"]

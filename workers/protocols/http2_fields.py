@@ -307,6 +307,8 @@ def encode_refusal(refusal: Refusal, *, head: bool = False) -> tuple[bytes, byte
     fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
     if refusal.retry_after:
         fields.append((b"retry-after", b"%d" % refusal.retry_after))
+    if refusal.status == 426:  # a WebSocket's: RFC 6455 section 4.4, whatever the version of HTTP (RFC 8441 section 5)
+        fields.append((b"sec-websocket-version", b"13"))
     block = _statuses[refusal.status] + _stamp.fields(dated=False, named=False) + encode_fields(fields)
     return block, b"" if head else body
 
