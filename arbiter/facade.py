@@ -397,3 +397,22 @@ def _phrase(code: int) -> str:
         return HTTPStatus(code).phrase
     except ValueError:
         return ""
+
+
+def as_text(value: str | bytes) -> str:
+    """A name or a value of a field, which ASGI applications give as bytes."""
+    return value if isinstance(value, str) else value.decode("latin-1")
+
+
+def environ_of(req: Request, remote: str, version: str) -> dict[str, Any]:
+    """What loggers and hooks look up of a request that had no WSGI environ."""
+    environ = {
+        "REMOTE_ADDR": remote,
+        "REQUEST_METHOD": req.method,
+        "RAW_URI": req.uri,
+        "PATH_INFO": req.path,
+        "QUERY_STRING": req.query,
+        "SERVER_PROTOCOL": version,
+    }
+    environ.update((f"HTTP_{name.replace('-', '_')}", value) for name, value in req.headers)
+    return environ

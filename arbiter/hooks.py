@@ -22,7 +22,7 @@ from arbiter.config.callables import Hook, named
 from arbiter.config.schema import SETTINGS
 from arbiter.config.shim import standing_in
 from arbiter.errors import StartError
-from arbiter.facade import Config, Log, Request, Response, Server, Timeout, Worker
+from arbiter.facade import Config, Log, Request, Response, Server, Timeout, Worker, as_text, environ_of
 from arbiter.signals import Cut, cutting
 from arbiter.workers.contract import WorkerId
 
@@ -253,8 +253,12 @@ class InWorker:
     def post_request(self, req: Request, environ: dict[str, Any], exchange: Any) -> None:
         if "post_request" not in self._functions:
             return
+        if "REQUEST_METHOD" not in environ:  # it is ASGI's scope
+            client = environ.get("client")
+            environ = environ_of(req, client[0] if client else "", exchange.request.version)
         req.body = environ.get("wsgi.input")
-        resp = Response(exchange.status, exchange.headers, exchange.sent)
+        headers = [(as_text(name), as_text(value)) for name, value in exchange.headers]
+        resp = Response(exchange.status, headers, exchange.sent, getattr(exchange, "status_text", ""))
         self._call("post_request", *(self._worker, req, environ, resp)[: self._wanted])
 
     def _begin(self, name: str, *arguments: object) -> None:

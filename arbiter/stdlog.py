@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from arbiter.errors import StartError
-from arbiter.facade import Config, Request, Response
+from arbiter.facade import Config, Request, Response, as_text, environ_of
 from arbiter.glogging import Logger, Statsd
 from arbiter.logs import Log
 
@@ -84,30 +84,14 @@ class StandardAccess:
         """A request that is over: an `accesslog.Entry`. Called in the worker; raises nothing."""
         try:
             req = Request(entry.request)
-            headers = [(_text(name), _text(value)) for name, value in entry.headers]
-            environ = entry.environ if "REQUEST_METHOD" in entry.environ else _environ(req, entry.remote, entry.request.version)
+            headers = [(as_text(name), as_text(value)) for name, value in entry.headers]
+            environ = (
+                entry.environ if "REQUEST_METHOD" in entry.environ else environ_of(req, entry.remote, entry.request.version)
+            )
             resp = Response(entry.status, headers, entry.sent)
             self._logger.access(resp, req, environ, timedelta(seconds=entry.seconds))
         except Exception:
             self._logger.exception("the logger's access() raised")
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("latin-1")
-
-
-def _environ(req: Request, remote: str, version: str) -> dict[str, Any]:
-    """What a logger looks up of a request that had no WSGI environ."""
-    environ = {
-        "REMOTE_ADDR": remote,
-        "REQUEST_METHOD": req.method,
-        "RAW_URI": req.uri,
-        "PATH_INFO": req.path,
-        "QUERY_STRING": req.query,
-        "SERVER_PROTOCOL": version,
-    }
-    environ.update((f"HTTP_{name.replace('-', '_')}", value) for name, value in req.headers)
-    return environ
 
 
 def open_log(settings: Settings, noted: Mapping[str, object], sink: Sink, generation: int) -> StandardLog:

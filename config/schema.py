@@ -1084,15 +1084,16 @@ class Settings:
         default=None,
         default_text="none",
         section="Hooks",
-        doc="Called in a worker before each request of a WSGI application. What it raises is answered 500.",
+        doc="Called in a worker before each request; with an ASGI application on its event loop. What it raises is answered "
+        "500.",
     )
     post_request: callables.Code | None = setting(
         callables.Hook("worker", "req", "environ", "resp", fewest=2),
         default=None,
         default_text="none",
         section="Hooks",
-        doc="Called in a worker after each request of a WSGI application, when the response is sent. It may take the first 2 "
-        "or 3 only.",
+        doc="Called in a worker after each request, when the application has ended; with an ASGI application on its event "
+        "loop. It may take the first 2 or 3 only.",
     )
     child_exit: callables.Code | None = setting(
         callables.Hook("server", "worker"),

@@ -31,6 +31,7 @@ from arbiter.workers.http1_connection import Http1Connection
 from arbiter.workers.http2_offer import Http2MissingError, offer_http2
 from arbiter.workers.hub import Hub, HubTransport
 from arbiter.workers.interfaces.lifespan import Lifespan
+from arbiter.workers.interfaces.watched import watched_asgi
 from arbiter.workers.lag import LagWatch
 from arbiter.workers.loops import LoopError, new_loop
 from arbiter.workers.opening import Opening
@@ -99,6 +100,8 @@ class AsyncWorker(Worker):
                 self._end_loop(1.0)
                 raise BootError(failed)
         self.site = Site(self.loop, self.app, settings, self.log, self.row, self.access_log)
+        if order.hooks and order.hooks.watches_requests:
+            self.site.exchange = watched_asgi(self.site.exchange, order.hooks)
         install_websocket(self.site)
         self.furnish(self.site)
         self.site.context = context

@@ -34,6 +34,7 @@ class LoopGatewayWorker(AsyncWorker):
             self.loop,
             self.log,
             site.fronts,
+            hooks=self.order.hooks,
             # One is the default, and no wish: who wants a WSGI application to be served one by one takes the sync worker.
             threads=settings.threads if settings.threads > 1 else settings.io_threads or 1,
             spare=settings.io_threads,

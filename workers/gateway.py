@@ -16,7 +16,8 @@ from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
 from arbiter.workers.fronts import Fronts, accepted_address, host_of, longest_wait, proxied_address, proxied_environ
 from arbiter.workers.interfaces.health import with_health
-from arbiter.workers.interfaces.wsgi import Exchange, watched
+from arbiter.workers.interfaces.watched import watched
+from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import (
     ErrorStream,
     ListenerEnviron,
@@ -75,7 +76,7 @@ class GatewayWorker(Worker):
         """Whether somebody asks how long requests have waited."""
         self._ids = Ids()
         hooks = order.hooks
-        self.exchange_class = watched(hooks) if hooks and hooks.watches_requests else Exchange
+        self.exchange_class = watched(Exchange, hooks) if hooks and hooks.watches_requests else Exchange
         """What answers a request: `Exchange`, or one that calls pre_request and post_request around it."""
 
     def warm(self, path: str) -> int:

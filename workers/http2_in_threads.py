@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from arbiter.config.schema import Settings
     from arbiter.workers.accesslog import AccessLog
-    from arbiter.workers.contract import Doing, Log, Row
+    from arbiter.workers.contract import Doing, Hooks, Log, Row
     from arbiter.workers.tls import Tls
     from arbiter.workers.tlssocket import TlsSocket
 
@@ -126,6 +126,7 @@ class Http2InThreads:
         settings: Settings,
         log: Log,
         access_log: AccessLog | None,
+        hooks: Hooks | None,
         queue: deque[Any],
         ring: Callable[[], None],
         *,
@@ -139,6 +140,7 @@ class Http2InThreads:
             settings: of the worker.
             log: of the worker.
             access_log: of the worker.
+            hooks: of the worker.
             queue: of the crew.
             ring: wakes who polls.
             is_leaving: what a health check is answered by.
@@ -147,7 +149,9 @@ class Http2InThreads:
         self._settings = settings
         self._loop = portal.loop()
         self._tally = _Tally()
-        gateway = Gateway(app, self._loop, log, Fronts(settings), threads=1, spare=0, body_buffer=settings.body_buffer)
+        gateway = Gateway(
+            app, self._loop, log, Fronts(settings), hooks=hooks, threads=1, spare=0, body_buffer=settings.body_buffer
+        )
         gateway.pool = _CrewPool(self._loop, queue, ring)  # type: ignore[assignment]  # what it asks of a pool is there
         row: Any = self._tally
         self._site = site = Site(self._loop, gateway, settings, log, row, access_log)  # type: ignore[arg-type]  # see Site.app

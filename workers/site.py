@@ -345,11 +345,13 @@ class Site:
             self.on_departure()
 
     def _note(self, exchange: Activity, seconds: float) -> None:
-        client = exchange.scope.get("client")
+        scope = exchange.scope
+        client = scope.get("client")
         remote = client[0] if client else ""
+        environ = getattr(exchange, "environ", scope) if self.tells_environ else scope
         if self.access_log:
             self.access_log.add(
-                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, exchange.scope)
+                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ)
             )
 
     # The end ----------------------------------------------------------------------------------------------------------

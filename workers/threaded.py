@@ -283,6 +283,7 @@ class ThreadedWorker(GatewayWorker):
             self.settings,
             self.log,
             self.access_log,
+            self.order.hooks,
             self._crew.queue,
             self._poller.ring,
             is_leaving=lambda: self.draining or self.retiring,

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from arbiter.workers.accesslog import QUEUE, REQUEST_ID
 from arbiter.workers.interfaces import asgi, wsgi
 from arbiter.workers.interfaces.transport import Disconnected
+from arbiter.workers.interfaces.watched import watched
 from arbiter.workers.interfaces.wsgi_environ import (
     ErrorStream,
     add_peer,
@@ -41,9 +42,10 @@ from arbiter.workers.timelimit import TimeLimit
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
     from contextvars import Context
 
-    from arbiter.workers.contract import Log
+    from arbiter.workers.contract import Hooks, Log
     from arbiter.workers.fronts import Fronts
     from arbiter.workers.pool import Place
     from arbiter.workers.protocols.policy import Fields
@@ -72,6 +74,7 @@ class Gateway:
         log: Log,
         fronts: Fronts,
         *,
+        hooks: Hooks | None,
         threads: int,
         spare: int,
         body_buffer: int,
@@ -83,6 +86,7 @@ class Gateway:
             loop: where its clients are.
             log: also for ``wsgi.errors``.
             fronts: how long a request may wait for a thread.
+            hooks: of the operator's.
             threads: requests at a time.
             spare: more of them that only wait (``arbiter.io_bound``).
             body_buffer: bytes of a body that are read before a thread is held.
@@ -93,6 +97,8 @@ class Gateway:
         self.fronts = fronts
         self.pool = Pool(loop, threads, spare)
         self.body_buffer = body_buffer
+        self.exchange: type[_Pep3333] = watched(_Pep3333, hooks) if hooks and hooks.watches_requests else _Pep3333
+        """What answers in a thread."""
         prefix = os.environ.get("SCRIPT_NAME", "")
         self._environ = worker_environ(errors=ErrorStream(log), multithread=True, multiprocess=True, script_name=prefix)
         self._environs: dict[Any, dict[str, Any]] = {}
@@ -176,6 +182,12 @@ class Exchange(asgi.Exchange):
         visit: _Visit | None = getattr(self, "_visit", None)
         return visit.limit.stack() if visit else "it waits for its body, or for a thread"
 
+    @property
+    def environ(self) -> dict[str, Any]:
+        """The application's; the scope, if it was not called."""
+        visit: _Visit | None = getattr(self, "_visit", None)
+        return visit.environ if visit and visit.environ else self.scope
+
     # What a thread has posted -----------------------------------------------------------------------------------------
 
     def begin(self, answer: _Answer, body: bytes, *, more: bool) -> None:
@@ -243,7 +255,8 @@ class _Visit:
         self._left = 0  # bytes of body that are still to come; -1: any number
         self._posted = self._acknowledged = 0
         self._is_broken = False
-        self._environ: dict[str, Any] = {}
+        self.environ: dict[str, Any] = {}
+        """The application's, which may have changed it; empty before it is called."""
         self._remote: object = None
         # For the thread, from the loop.
         self._is_cancelled = False
@@ -317,13 +330,11 @@ class _Visit:
     def _run(self, place: Place) -> None:
         refusal: Refusal | None = _FAILED
         try:
-            exchange = _Pep3333(self._exchange.request, self, self, self._gateway.log)
+            exchange = self._gateway.exchange(self._exchange.request, self, self, self._gateway.log)
             self.limit.run(inf, partial(self._serve, exchange, place))
             refusal = exchange.refusal
             if exchange.is_whole:
                 refusal = None
-                if self._left:  # its end is not told by its length
-                    self._post(self._take, None, b"", False)
         except Exception:  # what an application raises doesn't come here
             self._gateway.log.exception(_MISTAKE)
         finally:
@@ -342,7 +353,7 @@ class _Visit:
             self._gateway.log.info(f"{self._exchange.name} has waited for a thread longer than queue_timeout")
             exchange.refusal = refusal
             return
-        environ = self._environ = self._gateway.environ(scope)
+        environ = self.environ = self._gateway.environ(scope)
         self._remote = environ["REMOTE_ADDR"]
         environ["arbiter.extend_deadline"] = scope["extensions"]["arbiter.extend_deadline"]
         environ["arbiter.io_bound"] = place.give_up
@@ -350,11 +361,17 @@ class _Visit:
 
     def open(self, answer: _Answer, framing: Framing, size: int) -> None:
         """A head is to go with the next part; `size` bytes of body belong to it, -1: any number."""
-        remote = self._environ.get("REMOTE_ADDR")
+        remote = self.environ.get("REMOTE_ADDR")
         if remote is not self._remote:  # middleware like Werkzeug's ProxyFix: the access log has it too, as in Gunicorn
             self._exchange.scope["client"] = (str(remote), None)
         self._head = answer
         self._left = 0 if framing is _NONE else size
+
+    def close(self) -> None:
+        """The body is over."""
+        if self._left:  # its end is not told by its length
+            self._left = 0
+            self._post(self._take, None, b"", False)
 
     def inform(self, fields: Fields, headers: list[tuple[bytes, bytes]]) -> None:
         """Post an interim response."""
@@ -455,6 +472,10 @@ class _Pep3333(wsgi.Exchange):
             fields = fields._replace(length=known, block=fields.block + b"Content-Length: %d\r\n" % known)
         self._visit.open(_Answer(self.status, self._status_line, fields, _pairs(self.headers)), framing, size)
         return Head(_HEAD, framing, size if framing is _LENGTH else 0, persistent=True)
+
+    def _relay(self, result: Iterable[bytes]) -> None:
+        super()._relay(result)
+        self._visit.close()
 
     def _send(self, head: bytes, piece: bytes) -> None:
         if head:

@@ -122,6 +122,10 @@ def application(environ, start_response):
     if path == "/teapot":
         start_response("418 Short and stout", [*plain, ("Content-Length", "5")])
         return iter([b"short", b" and"]) if query else [b"tea", b"!!"]
+    if path == "/phrase":
+        environ["app.word"] = "changed by the application"
+        start_response("299 All Very Well", plain)
+        return [b"hello"]
     if path == "/file":
         start_response("200 OK", plain)
         return environ["wsgi.file_wrapper"](open("big.bin", "rb"))
@@ -359,6 +363,11 @@ def all_that_the_application_is_given_is_documented(site: Site) -> None:
     assert ("SSL_CIPHER" in given or "tls" in given) == (site.tls is not None)
 
 
+def a_reason_phrase_is_the_applications(site: Site) -> None:
+    if site.interface == "wsgi":
+        assert site.ask(request("/phrase")).line == b"HTTP/1.1 299 All Very Well"
+
+
 def head_has_no_body(site: Site) -> None:
     with site.client(request("/", method="HEAD")) as client:
         response = client.response(bodiless=True)
@@ -532,6 +541,7 @@ BEHAVIOURS: Final[list[Callable[[Site], None]]] = [
     hello,
     the_request_is_told_as_it_was,
     all_that_the_application_is_given_is_documented,
+    a_reason_phrase_is_the_applications,
     head_has_no_body,
     bodies_are_echoed,
     a_large_body_is_echoed_while_it_is_sent,

@@ -19,6 +19,21 @@ KINDS = {
     "async": ["-k", "async", "--threads", "4"],
 }
 SOURCES = {"wsgi": WSGI, "asgi": ASGI}
+CONF = """
+def note(*words):
+    with open("hooks", "a") as file:
+        file.write(" ".join(words) + "\\n")
+
+def pre_request(worker, req):
+    note("pre", req.method, req.uri)
+
+def post_request(worker, req, environ, resp):
+    note("post", environ["REQUEST_METHOD"], req.uri, resp.status, dict(resp.headers).get("Content-Type", "-"))
+
+accesslog = "access.log"
+access_log_format = "%(m)s %(U)s %(s)s %({REQUEST_METHOD}e)s %({app.word}e)s"
+"""
+"""What an operator of Gunicorn's may have."""
 SECRETS = ("secret of the start", "secret of the middle", "SystemExit: 3", "longer than the Content-Length")
 
 
@@ -26,8 +41,12 @@ SECRETS = ("secret of the start", "secret of the middle", "SystemExit: 3", "long
 @pytest.mark.parametrize("interface", SOURCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_interface_behaves_alike_in_every_worker(arbiter: Arbiter, kind: str, interface: str, parser: str) -> None:
-    """One server per combination, which listens on TCP and on a unix socket; both are tried."""
+    """One server per combination, which listens on TCP and on a unix socket; both are tried.
+
+    Result: behaviours, hooks and access log are the same.
+    """
     arbiter.write("live.py", SOURCES[interface])
+    arbiter.write("gunicorn.conf.py", CONF)
     path = f"{arbiter.folder}/web.sock"
     server = arbiter.serve(*KINDS[kind], "--http", parser, "--bind", f"unix:{path}", workers=1)
     server.expect(*SECRETS)
@@ -43,6 +62,15 @@ def test_every_interface_behaves_alike_in_every_worker(arbiter: Arbiter, kind: s
 
     assert "inside Arbiter" not in server.log()
     assert sites[0].seen(lifespan="lifespan.shutdown") == (1 if interface == "asgi" else 0)
+    hooks = (arbiter.folder / "hooks").read_text().splitlines()
+    log = (arbiter.folder / "access.log").read_text().splitlines()
+    if interface == "wsgi":
+        assert log.count("GET /phrase 299 GET changed by the application") == len(sites)
+        assert hooks.count("post GET /phrase 299 All Very Well text/plain") == len(sites)
+    else:
+        assert "GET /boom 500 - -" in log
+    assert {"pre HEAD /", "pre GET /boom", "post GET /boom 500 Internal Server Error -"} <= set(hooks)
+    assert len([line for line in hooks if line.startswith("pre ")]) == len([line for line in hooks if line.startswith("post ")])
 
 
 # Whoever parses sees the same bytes with and without TLS: each parser once in each kind of worker.

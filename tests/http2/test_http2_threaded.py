@@ -63,6 +63,11 @@ def application(environ, start_response):
         with lock:
             at_once -= 1
 """
+HOOK = """
+def post_request(worker, req, environ, resp):
+    with open("hooks", "a") as file:
+        file.write(f"{environ['SERVER_PROTOCOL']} {req.uri} {resp.status}\\n")
+"""
 
 
 def test_streams_run_in_the_threads(arbiter: Arbiter) -> None:
@@ -75,6 +80,7 @@ def test_streams_run_in_the_threads(arbiter: Arbiter) -> None:
     5. TERM while one is in the application: GOAWAY, the answer, status 0.
     """
     arbiter.write("live.py", APP)
+    arbiter.write("gunicorn.conf.py", HOOK)
     server = arbiter.serve(
         "-k", "threaded", "--threads", "4", "--access-logfile", "access.log", "--request-timeout", "5s", workers=1
     )
@@ -116,6 +122,10 @@ def test_streams_run_in_the_threads(arbiter: Arbiter) -> None:
         assert not [f for f in p.seen if f.kind == RST_STREAM]
     assert server.ended() == 0
     assert '"GET /sleep?0.3 HTTP/2" 200' in (server.folder / "access.log").read_text()
+    hooks = (server.folder / "hooks").read_text()
+    assert hooks.count("HTTP/2 /sleep?0.3 200 OK") == 12
+    assert "HTTP/2 /fail 500 Internal Server Error" in hooks
+    assert "HTTP/2 /sleep?60 504 Gateway Timeout" in hooks
 
 
 def test_alpn_chooses_it_in_a_threaded_worker_too(arbiter: Arbiter) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from arbiter.workers.contract import Hooks, Log
+    from arbiter.workers.contract import Log
     from arbiter.workers.interfaces.transport import Transport
     from arbiter.workers.interfaces.wsgi_file import Region
     from arbiter.workers.interfaces.wsgi_input import Body
@@ -134,6 +134,11 @@ class Exchange:
         if self._body is not None:
             self._body.end()
             self.persistent = self.persistent and self._connection.body_ended
+
+    @property
+    def status_text(self) -> str:
+        """Code and reason as the application gave them; empty for an answer of our own."""
+        return self._status_line[len("HTTP/1.1 ") :].decode("latin-1").rstrip()
 
     def part(self) -> None:
         """The connection is to end with this response; of no effect once its head has been made. For any thread."""
@@ -339,7 +344,7 @@ class Exchange:
         if self._begun:
             return
         self._begun = True
-        self.status, self.headers = refusal.status, []
+        self.status, self.headers, self._status_line = refusal.status, [], b""
         try:
             self._refuse(refusal)
         except OSError:
@@ -347,24 +352,3 @@ class Exchange:
 
     def _refuse(self, refusal: Refusal) -> None:
         self._transport.send(refuse(refusal, head=self.request.method == b"HEAD"))
-
-
-def watched(hooks: Hooks) -> type[Exchange]:
-    """An exchange that calls the hooks pre_request and post_request before and after it runs."""
-
-    class WatchedExchange(Exchange):
-        __slots__ = ()
-
-        def run(self, app: Application, environ: dict[str, Any]) -> None:
-            req: Any = None
-
-            def with_hook(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], None]]) -> Iterable[bytes]:
-                nonlocal req
-                req = hooks.pre_request(self.request)  # here, so that what it raises is answered as an application's failure
-                return app(environ, start_response)
-
-            super().run(with_hook, environ)
-            if req is not None:
-                hooks.post_request(req, environ, self)
-
-    return WatchedExchange
