@@ -96,6 +96,8 @@ def unit_socket(name: str, *, address: str, group: str) -> str:
     """A socket unit: systemd listens, also while the service is stopped, on an address as ListenStream= takes it."""
     access = (
         f"# Who may connect: nginx runs in this group on Debian.\nSocketGroup={group}\nSocketMode=0660\n"
+        # Of root's, it would be in the way of a service that listens there itself again.
+        "RemoveOnStop=yes\n"
         if "/" in address
         else ""
     )
