@@ -293,7 +293,8 @@ def _how(code: int, words: str) -> str:
     if not words and code in set(Exit):
         words = Exit(code).meaning
     said = f"exited with status {code}"
-    return f"{said}: {words.rstrip('.')}" if words else said
+    # A sentence goes on, or ends, behind it.
+    return f"{said}: {words.rstrip('.?')}" if words else said
 
 
 def _become_successor(
