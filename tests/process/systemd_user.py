@@ -140,10 +140,10 @@ class Systemd:
         self.process.wait(PATIENCE)
         for group in [*self.groups, *Path("/sys/fs/cgroup").glob(f"*/{self.groups[0].name}")]:
             if group.exists():
-                until(lambda group=group: _remove(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
+                until(lambda group=group: remove_group(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
 
 
-def _remove(group: Path) -> bool:
+def remove_group(group: Path) -> bool:
     """Whether a control group could be removed, with those below it: none of them has a process any more."""
     with suppress(OSError):
         for folder, _, _ in os.walk(group, topdown=False):
