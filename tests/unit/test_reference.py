@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,3 +41,30 @@ def test_every_file_that_the_documentation_names_is_there() -> None:
                 missing.append(f"{page.name}: {name}")
 
     assert missing == []
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_line_of_the_log_is_found_with_its_words_or_the_page_is_not_made() -> None:
+    made = generator()
+    code = """
+TOLD = "a constant"
+def work(self, order, seconds, client):
+    self.log.info(f"took {seconds:.1f} s for {client or 'nobody'}")
+    order.log.exception(TOLD)
+    other.info("nothing that is logged")
+"""
+
+    assert made._Logged("m", ast.parse(code)).found == [
+        made.Line("info", "m", "took *seconds* s for *client*"),
+        made.Line("error", "m", "a constant *traceback*"),
+    ]
+    with pytest.raises(LookupError, match="add it to GIVEN"):
+        made._Logged("m", ast.parse("self.log.error(whatever)"))
