@@ -56,6 +56,9 @@ CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)((?:;%b++(?:=(?:%b++|%b))?
 FRAMING_TAB: Final = re.compile(rb"\r\n(?:host|content-length|transfer-encoding):[^\r\t]*+\t", re.IGNORECASE)
 """A tab where blanks may stand around a value that routes or frames the message: nginx and llhttp take it for part of that."""
 
+PLAIN_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+"""A chunk's size without extensions, as nearly all are."""
+
 # uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2). Never empty (an http URI without a host is invalid,
 # RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx).
 AUTHORITY: Final = re.compile(
