@@ -1,9 +1,9 @@
 """The cases of the Autobahn test suite, by its numbers: what a client sends to an echo server, and what must come back.
 
-Autobahn itself runs on Python 2 only. The cases were written anew from their published descriptions; each stands under its
-number, so that one can be held against the other. Sections 1 to 7 are here (framing, pings, reserved bits, opcodes,
-fragmentation, UTF-8, closing), and 10; 9 (limits, performance), 12 and 13 (compression) are made of generated messages, in
-`test_websocket_autobahn.py`.
+The cases were written anew from their published descriptions, for a protocol without a socket; each stands under its number, so
+that one can be held against the other. Autobahn's own files run on a server, in `test_websocket_served.py`. Sections 1 to 7 are
+here (framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closing), and 10; 9 (limits, performance), 12 and 13
+(compression) are made of generated messages, in `test_websocket_autobahn.py`.
 
 Where Autobahn accepts a laxer behaviour as NON-STRICT (3.2 and the like: the echo before a failure may be lost; 6.4: a
 failure that is late), only its OK is accepted here.
