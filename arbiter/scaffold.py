@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from arbiter import templates
 from arbiter.config.argv import INIT
 from arbiter.config.provenance import Source
+from arbiter.config.pyfile import MODULE_NAME
 from arbiter.config.render import default_text, literal
 from arbiter.config.resolve import resolve
 from arbiter.config.schema import SETTINGS
@@ -208,8 +209,15 @@ def _translated(resolved: Resolved, shown: str, project: Project) -> tuple[str, 
     if "wsgi_app" not in given and project.app:
         parts.append(f"wsgi_app = {literal(project.app)}  # {project.why}\n")
     for name in given:
-        row, value = SETTINGS[name], getattr(resolved.settings, name)
-        parts.append(f"{name} = {literal(row.kind.render(value))}  # {resolved.origins[name]}\n")
+        value = SETTINGS[name].kind.render(getattr(resolved.settings, name))
+        module, _, function = str(value).partition(":")
+        if module == MODULE_NAME:
+            notes.append(
+                f"{resolved.origins[name]}: {name} stands in the file itself, where TOML can't name it. "
+                f'Move it into a module, hooks.py say, and write {name} = "hooks:{function}".'
+            )
+        else:
+            parts.append(f"{name} = {literal(value)}  # {resolved.origins[name]}\n")
     parts += [f"# {note}\n" for note in notes]
     return "".join(parts), notes
 

@@ -143,6 +143,15 @@ def test_a_configuration_of_gunicorns_is_translated_with_its_meaning(tmp_path: P
     assert resolve(["-c", "arbiter.toml"], {}, str(tmp_path)).settings == before
 
 
+def test_a_function_in_a_configuration_of_gunicorns_is_not_named_where_nobody_finds_it(tmp_path: Path) -> None:
+    """With when_ready = "__config__:when_ready" in the new file, --check-config was content and the start failed."""
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 3\n\ndef when_ready(server):\n    pass\n")
+    made = plan(["--init", "--from-gunicorn", "gunicorn.conf.py"], str(tmp_path), {})
+
+    assert "when_ready" not in tomllib.loads(made.files["arbiter.toml"])
+    assert any('when_ready = "hooks:when_ready"' in word for word in made.words)
+
+
 def test_a_configuration_of_gunicorns_that_is_wrong_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text("workers = 'many'\n")
 
