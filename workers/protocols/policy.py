@@ -225,7 +225,7 @@ def _split_origin_form(target: bytes) -> tuple[bytes, bytes]:
         # No sender may put a fragment here; like Gunicorn, nginx and llhttp, let it pass, and let nobody route by it.
         target = target[: target.index(b"#")]
     path, _, query = target.partition(b"?")
-    if (b"%" in path or b"/.." in path) and not _is_path(path):
+    if (b"%" in path or b"/.." in path) and not is_path(path):
         raise Refusal(400, "The path has a wrong percent-encoding or a NUL in it, or leads out of the root.")
     return path, query
 
@@ -246,7 +246,7 @@ def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes
 _ESCAPED: Final = re.compile(rb"(?:[^%]++|%(?!00)[0-9A-Fa-f]{2})*+")
 
 
-def _is_path(path: bytes) -> bool:
+def is_path(path: bytes) -> bool:
     """Whether a path means the same to everyone: what nginx refuses, an application behind it has never had to bear.
 
     That is an escape that is none, a NUL, and dot segments that lead above the root (RFC 3986 section 5.2.4 drops those;

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from arbiter.workers.protocols.body import Sized
 from arbiter.workers.protocols.grammar import FIELD_OCTET, METHOD, TARGET, TCHAR
 from arbiter.workers.protocols.http1 import Connection
-from arbiter.workers.protocols.policy import Refusal, Request, admit
+from arbiter.workers.protocols.policy import Refusal, Request, admit, is_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,10 @@ class UwsgiConnection(Connection):
         if variables.get("HTTP_TRANSFER_ENCODING") and not variables.get("CONTENT_LENGTH"):
             raise Refusal(400, "The front end has not told the length of a body.")
         if path := variables.get("PATH_INFO"):  # decoded, and perhaps rewritten: it goes before the target's
-            request = request._replace(path=quote(path, safe="/").encode())
+            escaped = quote(path, safe="/").encode()
+            if not path.startswith(b"/") or not is_path(escaped):
+                raise Refusal(400, "PATH_INFO is no path, or has a NUL in it, or leads out of the root.")
+            request = request._replace(path=escaped)
         self.variables = {
             key: value.decode("latin-1")
             for key, value in variables.items()
