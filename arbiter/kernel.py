@@ -195,7 +195,7 @@ class Posix:
         for id in [id for id, (by, _) in self._dumping.items() if by <= now]:  # noqa: A001
             found.append(facts.Dumped(id, self._dumping.pop(id)[1].report(now)))
         found += self._lookout.look(self._children.values(), now)
-        return [*found, *rehearsed]
+        return [*rehearsed, *found]  # in this order: a HUP that came meanwhile begins another one
 
     def _notice_sleep(self, found: list[Fact | Command], asked: float) -> None:
         before, self._awake_at = self._awake_at, self.now()

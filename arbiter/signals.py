@@ -123,6 +123,10 @@ def reset() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+_COUNTED: Final = frozenset({Command.MORE, Command.FEWER, Command.STOP, Command.QUIT})
+"""What means something else each time. A hundred HUPs that came while the loop was busy are one wish to reload."""
+
+
 class Inbox:
     """Signals as a readable descriptor. Supervisor side."""
 
@@ -142,7 +146,7 @@ class Inbox:
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def read(self) -> list[Command]:
-        """The commands that have come in, in order."""
+        """The commands that have come in, in order; what means no more when it is said twice is there once."""
         commands = []
         if (sent := signal.sigtimedwait(_ASKED_FOR, 0)) and sent.si_code <= 0:  # SI_USER and the like; SI_KERNEL is above
             commands.append(SIGNALS[Signals(sent.si_signo)].command)
@@ -150,7 +154,9 @@ class Inbox:
             numbers = os.read(self.fd, 4096)
         except BlockingIOError:
             return commands
-        return [*commands, *(SIGNALS[Signals(number)].command for number in numbers if number in SIGNALS)]
+        commands += [SIGNALS[Signals(number)].command for number in numbers if number in SIGNALS]
+        last = {command: place for place, command in enumerate(commands)}
+        return [command for place, command in enumerate(commands) if command in _COUNTED or place == last[command]]
 
     def post(self, number: Signals) -> None:
         """Do as if this signal had come. For any thread."""

@@ -77,6 +77,8 @@ class Supervisor:
         self._notifier = Notifier(os.environ)
         self._notices = Notices(self._notifier.watchdog)
         self._number = 1
+        self._rehearsing = 0
+        """The number of the generation whose settings are tried; 0 for none."""
         self._code: int | None = None
         self._moments = Moments()
         self._measured = -1
@@ -291,12 +293,15 @@ class Supervisor:
 
     def _reload(self) -> None:
         """Have the settings of a new generation tried, apart; `_rehearsed` goes on with it."""
-        self._number += 1
+        if self._number != self._rehearsing:  # else nothing has come of that number yet: the newer wish has it
+            self._number += 1
+        self._rehearsing = self._number
         if lines := self._notices.reload(self._fleet, self._number, monotonic_usec()):
             self._notifier.tell(*lines)
         try:
             self._kernel.rehearse(self._number, self._rehearse)
         except OSError as error:
+            self._rehearsing = 0
             self._refuse(f"no process could be forked to try the settings: {why(error)}.")
 
     def _rehearse(self) -> None:
@@ -307,6 +312,7 @@ class Supervisor:
 
     def _rehearsed(self, said: Rehearsed) -> None:
         """Resolve the settings anew and put the result on trial; on any error everything stays as it is."""
+        self._rehearsing = 0
         if said.problem:
             self._refuse(said.problem)
             return

@@ -104,5 +104,5 @@ def test_a_storm_of_reloads_under_posts_loses_none(arbiter: Arbiter, kind: str, 
     server.wait_workers(3, generation=1 + reloads)
 
     assert [failure for poster in posters for failure in poster.failures] == []
-    assert reloads >= len(STORM) / 4
+    assert reloads >= len(STORM) / 8  # a HUP that comes while the settings of the one before are tried takes its place
     assert before == descriptors(server.pid)
