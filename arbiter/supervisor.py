@@ -301,8 +301,8 @@ class Supervisor:
         try:
             self._kernel.rehearse(self._number, self._rehearse)
         except OSError as error:
-            self._rehearsing = 0
-            self._refuse(f"no process could be forked to try the settings: {why(error)}.")
+            self._log.warning(f"the settings can not be tried apart first ({why(error)}): they are loaded here at once")
+            self._rehearsed(Rehearsed(self._number, ""))
 
     def _rehearse(self) -> None:
         """In a process that does nothing else: run all of the operator's that `_rehearsed` is going to run here."""
