@@ -121,7 +121,7 @@ class AsyncWorker(Worker):
             raise BootError(Failed("offering HTTP/2", str(error), "", Exit.BOOT)) from error
         if self._tls is not None and is_offered:
             self._tls.offer("h2", "http/1.1")
-        self.hub = Hub(self.loop, self.listeners, self._welcome)
+        self.hub = Hub(self.loop, self.listeners, self._welcome, self._foreign)
         self._facts = {listener: (int(listener.family), listener.getsockname()) for listener in self.listeners}
         self._expects_headers = settings.proxy_protocol != "off"
         self._is_full = False

@@ -69,7 +69,11 @@ class Hub:
     """The connections, and the listeners they come from."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listeners: Iterable[socket.socket], welcome: Callable[[socket.socket], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: Iterable[socket.socket],
+        welcome: Callable[[socket.socket], bool],
+        foreign: frozenset[socket.socket] = frozenset(),
     ) -> None:
         """Does not listen yet.
 
@@ -77,11 +81,13 @@ class Hub:
             loop: the one that will run.
             listeners: non-blocking.
             welcome: called with a listener that may have a connection; takes one, and says whether another may be taken.
+            foreign: listeners that have workers of their own, who come first.
         """
         self.loop = loop
         self.transports: dict[int, Watched] = {}
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._welcome = welcome
+        self._foreign = foreign
         self._listening = False
         self._is_turning = False
         self._new: dict[int, HubTransport] = {}  # not registered yet
@@ -136,6 +142,8 @@ class Hub:
                     self._tell_failed(transport, failure)
             elif fd in self._listeners:
                 listener = self._listeners[fd]
+                if listener in self._foreign:
+                    self._step_behind([listener])
                 for _ in range(_ACCEPTS):
                     if not self._welcome(listener):
                         break
@@ -154,6 +162,8 @@ class Hub:
         """A new connection, whose reading is waited for."""
         self.transports[fd] = transport
         self._epoll.register(fd, _IN)
+        if not self._foreign:
+            self._step_behind(self._listeners.values())
 
     def add(self, transport: HubTransport, fd: int) -> None:
         """A new connection that may be over in a moment: its events are waited for from the end of this turn on.
@@ -173,8 +183,20 @@ class Hub:
         except Exception as failure:  # noqa: BLE001 - see `_take_events`
             self._tell_failed(transport, failure)
 
+    def _step_behind(self, listeners: Iterable[socket.socket]) -> None:
+        """Have other workers woken before this one from now on, as `Poller` does: each has its share of those that stay."""
+        if self._listening:
+            for listener in listeners:
+                try:
+                    self._epoll.unregister(listener)
+                    self._epoll.register(listener, _IN | select.EPOLLEXCLUSIVE)
+                except (OSError, ValueError):
+                    pass  # closed: the supervisor is gone
+
     def _enrol(self) -> None:
         new, self._new = self._new, {}
+        if new and not self._foreign:
+            self._step_behind(self._listeners.values())
         for fd, transport in new.items():
             try:
                 self._epoll.register(fd, transport.events)

@@ -103,8 +103,9 @@ class Poller:
             if client is None:
                 if (listener := self._listeners.get(fd)) is not None:
                     doors.append(listener)
-                    if listener in self._foreign:
-                        self._step_behind(listener)
+                    if listener in self._foreign:  # whose own worker is to be asked before us from now on
+                        with self._arming:
+                            self._step_behind([listener])
                 else:
                     self._forget(fd)
             elif client.busy:
@@ -188,6 +189,8 @@ class Poller:
                 self._epoll.modify(client.fd, events)
             else:
                 self._epoll.register(client.fd, events)
+                if not self._foreign:
+                    self._step_behind(self._listeners.values())
             client.armed = events
             client.busy = False
 
@@ -246,10 +249,14 @@ class Poller:
         """Wake who polls."""
         os.eventfd_write(self._bell, 1)
 
-    def _step_behind(self, listener: socket.socket) -> None:
-        """Have a listener's own worker asked before us from now on: the kernel asks in the order of registration."""
-        with self._arming:
-            if self._listening:
+    def _step_behind(self, listeners: Iterable[socket.socket]) -> None:
+        """Have other workers asked before us from now on; called while arming.
+
+        The kernel asks those who poll in the order of registration, which is the order of birth: one that isn't busy at the
+        moment gets every connection. Of those that stay, each worker is to have its share.
+        """
+        if self._listening:
+            for listener in listeners:
                 with suppress(OSError, ValueError):  # closed: the supervisor is gone
                     self._epoll.unregister(listener)
                     self._epoll.register(listener, READ | select.EPOLLEXCLUSIVE)
