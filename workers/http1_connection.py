@@ -40,6 +40,8 @@ _JOINED: Final = 64 * 1024
 """Pieces up to this size together are copied into one; above it, they are gathered."""
 _STRIDE: Final = 16 * 1024
 """A client must move this many bytes within `write_timeout`; see `transport.STRIDE`."""
+_AT_ONCE: Final = 0.001
+"""Seconds in which what comes behind a request is still on its way: looked for or not, it is missed."""
 _WITH_ITS_REQUEST: Final = 0.1
 """Seconds in which the end of what a client sends belongs to its request: it has shut down its side at once, and waits for the
 answer. Later, it has gone: a client that goes away looks no different."""
@@ -380,7 +382,7 @@ class Http1Connection(asyncio.Protocol):
             self._close()
 
     def complete(self) -> None:
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
         self.deadline = inf
         self._since = 0.0
         http = self._http
@@ -400,7 +402,7 @@ class Http1Connection(asyncio.Protocol):
         except Refusal:
             self._persistent = False
         if not self._persistent or not http.body_ended or not site.keeps:
-            self._part()
+            self._part(exchange)
         elif http.pending:
             # In a turn of its own: a client that pipelines a thousand requests must not make this a thousand calls deep.
             self._is_due = True
@@ -425,10 +427,15 @@ class Http1Connection(asyncio.Protocol):
             if not self._is_half_closed and self._http.pending < _WAITING:
                 self.transport.resume_reading()
 
-    def _part(self) -> None:
-        """The client has its last response. Closing with bytes unread resets (RFC 9112 section 9.6): let it take it."""
+    def _part(self, exchange: Exchange | None = None) -> None:
+        """The client has its last response, if it got one to `exchange`.
+
+        Closing with bytes unread resets (RFC 9112 section 9.6): who has sent any is to take its response first. Who has asked
+        to close has promised to send no more, and if it got its answer at once, it is not looked for (9 us of 100).
+        """
         transport = self.transport
-        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or self.is_unread):
+        is_silent = exchange is not None and not exchange.request.persistent and self.site.now - exchange.started < _AT_ONCE
+        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or (not is_silent and self.is_unread)):
             self._close()
             return
         self._lingers = True
