@@ -234,10 +234,18 @@ class Http1Connection(asyncio.Protocol):
 
     def _is_taken_over(self, request: Request) -> bool:
         """Whether another protocol has taken the connection."""
-        successor = self.site.upgrades.get(request.upgrade)
-        if successor is None or (request.upgrade == b"websocket" and request.method != b"GET") or request.length:
+        if request.length:
             return False
-        return successor(self, request, self._http.take_rest())
+        rest = self._http.take_rest()
+        for offered in request.upgrade.split(b","):  # by the client's preference: RFC 9110 section 7.8
+            protocol = offered.strip(b" \t")
+            successor = self.site.upgrades.get(protocol)
+            if successor is None or (protocol == b"websocket" and request.method != b"GET"):
+                continue
+            if successor(self, request, rest):
+                return True
+        self._http.put_back(rest)
+        return False
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Leave the transport to another protocol; its `connection_made` is called."""

@@ -356,6 +356,14 @@ def test_upgrade_is_taken_where_it_can_be(arbiter: Arbiter) -> None:
 
     assert upgrade(server).startswith(b"HTTP/1.1 101 ")
     assert upgrade(server, body=b"content").startswith(b"HTTP/1.1 200 "), "a request with content is not upgraded"
+    for offers in (b"h2c", b"websocket2, h2c"):
+        with socket.create_connection(server.tcp, timeout=20) as client:
+            head = b"GET /x HTTP/1.1\r\nHost: a\r\n"
+            client.sendall(b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n%bConnection: close\r\n\r\n" % (head, offers, head))
+            answer = b""
+            while piece := client.recv(65536):
+                answer += piece
+        assert answer.count(b"HTTP/1.1 200 ") == 2, "what is not switched is served, and what came behind it too"
 
 
 def test_off_means_off(arbiter: Arbiter) -> None:

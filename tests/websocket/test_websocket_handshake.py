@@ -10,7 +10,7 @@ from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
 from arbiter.workers.protocols.policy import BadResponseError, Fields, Refusal, Request, check_fields
 from arbiter.workers.protocols.websocket_deflate import Agreement
-from arbiter.workers.protocols.websocket_handshake import Offer, accept, is_wanted, judge, refuse
+from arbiter.workers.protocols.websocket_handshake import Offer, accept, judge, refuse
 
 NO_FIELDS = Fields(b"", -1, close=False, dated=False, named=False)
 OFFER = Offer(b"dGhlIHNhbXBsZSBub25jZQ==", ["chat", "superchat"], ["permessage-deflate"])
@@ -39,25 +39,9 @@ def test_a_sound_handshake_is_let_through_with_what_it_offers() -> None:
         "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     )
 
-    assert is_wanted(asked)
     assert judge(asked) == Offer(
         b"dGhlIHNhbXBsZSBub25jZQ==", ["chat", "superchat", "third"], ["permessage-deflate; client_max_window_bits"]
     )
-
-
-@pytest.mark.parametrize(
-    ("asked", "wanted"),
-    [
-        (request(Upgrade="WebSocket"), True),
-        (request(Upgrade="h2c, websocket"), True),
-        (request(Upgrade="websocket2"), False),
-        (request(Upgrade=None), False),
-        (request(Connection="keep-alive"), False),
-        (request("GET /chat HTTP/1.0"), False),
-    ],
-)
-def test_only_an_upgrade_of_http_1_1_to_websocket_is_a_handshake(asked: Request, wanted: bool) -> None:
-    assert wanted == is_wanted(asked)
 
 
 @pytest.mark.parametrize(

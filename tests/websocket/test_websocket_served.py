@@ -283,6 +283,9 @@ def test_an_application_is_told_what_asgi_says_and_obeyed(arbiter: Arbiter, loop
 
     for request, answer in [
         (handshake().replace(b"Version: 13", b"Version: 8"), b"HTTP/1.1 426 Upgrade Required\r\n"),
+        (handshake("/reject").replace(b"Upgrade: ", b"Upgrade: h2c, "), b"HTTP/1.1 403 Forbidden\r\n"),
+        (handshake().replace(b": websocket\r\n", b": websocket2\r\n"), b"HTTP/1.1 200 OK\r\n"),
+        (handshake().replace(b"Connection: Upgrade", b"Connection: keep-alive"), b"HTTP/1.1 200 OK\r\n"),
         (handshake().replace(b"dGhl", b"####"), b"HTTP/1.1 400 Bad Request\r\n"),
         (handshake().replace(b"Upgrade: websocket\r\n", b""), b"HTTP/1.1 200 OK\r\n"),
         (handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), b"HTTP/1.1 200 OK\r\n"),

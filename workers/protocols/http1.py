@@ -299,3 +299,7 @@ class Connection:
         rest = self._buffer[self._at :]
         self._at = len(self._buffer)
         return rest
+
+    def put_back(self, rest: bytes) -> None:
+        """Nothing was switched to: what `take_rest` gave is the next request after all."""
+        self._at -= len(rest)

@@ -36,14 +36,6 @@ class Offer(NamedTuple):
     """Elements of Sec-WebSocket-Extensions, unread."""
 
 
-def is_wanted(request: Request) -> bool:
-    """The client of this HTTP/1.1 request asks for a WebSocket: `judge` it."""
-    upgrade = request.upgrade
-    return upgrade == b"websocket" or (
-        b"websocket" in upgrade and b"websocket" in [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
-    )
-
-
 def judge(request: Request) -> Offer:
     """What the client offers, if its handshake is sound.
 
