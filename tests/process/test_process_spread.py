@@ -17,13 +17,13 @@ pytestmark = pytest.mark.process
 CONNECTIONS = 64
 
 
-@pytest.mark.parametrize("kind", ["threaded", "async"])
-def test_no_worker_of_four_holds_more_than_half_of_the_connections_that_are_kept(arbiter: Arbiter, kind: str) -> None:
+def test_no_worker_of_four_holds_more_than_half_of_the_connections_that_are_kept(arbiter: Arbiter) -> None:
     """Clients come one after the other, ask once, and stay.
 
-    Without anything done about it, the worker that was born first had 45 to 55 of 64: the kernel asks it first.
+    Without anything done about it, the worker that was born first had 45 to 55 of 64: the kernel asks it first. Of threaded
+    workers it wakes one for a connection; of async ones all, in that order, and on a busy machine any may be the first to run.
     """
-    server = arbiter.serve("-k", kind, workers=4)
+    server = arbiter.serve("-k", "threaded", workers=4)
     holders: Counter[bytes] = Counter()
     with ExitStack() as kept:
         for _ in range(CONNECTIONS):
