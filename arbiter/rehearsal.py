@@ -21,7 +21,6 @@ import faulthandler
 import os
 import re
 import signal
-import sys
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from arbiter.child import await_end, signal_name
 from arbiter.config.provenance import ConfigError
 from arbiter.errors import StartError
+from arbiter.fork import fork
 from arbiter.signals import Cut
 from arbiter.spawn import SUPERVISORS_SIGNALS
 
@@ -92,18 +92,12 @@ class Rehearsals:
         """
         self.cancel()
         report, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        sys.stdout.flush()  # else what is in the buffers comes out twice
-        sys.stderr.flush()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pid = os.fork()
-            if pid == 0:
-                _rehearse(load, undo, theirs)
+            pid = fork(lambda: _rehearse(load, undo, theirs))
         except OSError:
             os.close(report)
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(theirs)
         with contextlib.suppress(OSError):  # the child does it too: whoever is first
             os.setpgid(pid, pid)

@@ -15,6 +15,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from arbiter.fork import fork
 from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
@@ -47,16 +48,7 @@ def fork_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None
     Raises:
         OSError: the kernel refused (EAGAIN, ENOMEM); nothing has changed.
     """
-    sys.stdout.flush()  # else what is in the buffers comes out twice
-    sys.stderr.flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be_a_child(entry, order, undo)
-        return pid
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return fork(lambda: _be_a_child(entry, order, undo))
 
 
 def _be_a_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None]) -> NoReturn:

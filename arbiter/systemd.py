@@ -15,6 +15,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from arbiter.fork import fork
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -98,17 +100,13 @@ class Notifier:
         if self._socket is None or not self.flush():
             return
         heard, tell = os.pipe()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._stand_in(heard, tell)
+            pid = fork(lambda: self._stand_in(heard, tell))
             self._socket.sendto(f"MAINPID={pid}".encode(), self._where)
             os.write(tell, b".")
         except OSError:
             pass  # no process, or no room in the manager's queue: what it has been told before holds
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(heard)
             os.close(tell)
 

@@ -30,6 +30,7 @@ from arbiter import facts
 from arbiter.child import signal_name
 from arbiter.config.sources import INHERIT
 from arbiter.errors import why
+from arbiter.fork import fork
 from arbiter.listeners import Heirloom
 from arbiter.signals import Command, reset
 from arbiter.workers.contract import Exit
@@ -162,18 +163,12 @@ class Neighbours:
             OSError: no process could be had; nothing has changed.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pid = os.fork()
-            if pid == 0:
-                _become_successor(resolved, bequest, theirs, first)
+            pid = fork(lambda: _become_successor(resolved, bequest, theirs, first))
         except OSError:
             ours.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         ours.setblocking(False)
         self.successor = Successor(pid, ours)

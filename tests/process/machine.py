@@ -11,11 +11,14 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import procfs
-from systemd_user import GROUPS, OBSTACLE, SYSTEMD, remove_group
+from systemd_user import OBSTACLE, SYSTEMD, make_groups, remove_groups
 from waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["OBSTACLE", "Machine"]
 
@@ -80,15 +83,12 @@ class Machine:
 
     folder: Path
     process: subprocess.Popen[bytes] = field(init=False)
-    groups: list[Path] = field(default_factory=list)
+    groups: list[Path] = field(init=False)
 
     def __post_init__(self) -> None:
         name = f"arbiter-machine-{os.getpid()}"
         self.console = self.folder.with_suffix(".console")
-        for group in GROUPS:
-            if os.access(group / "cgroup.procs", os.W_OK):
-                (group / name).mkdir(exist_ok=True)
-                self.groups.append(group / name)
+        self.groups = make_groups(name)
         environment = {
             "PATH": PATH,
             "FOLDER": str(self.folder),
@@ -142,6 +142,4 @@ class Machine:
         """End it, with all that runs in it."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
-        for group in [*self.groups, *Path("/sys/fs/cgroup").glob(f"*/{self.groups[0].name}")]:
-            if group.exists():
-                until(lambda group=group: remove_group(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
+        remove_groups(self.groups)

@@ -67,7 +67,7 @@ class Systemd:
 
     folder: Path
     process: subprocess.Popen[bytes] = field(init=False)
-    groups: list[Path] = field(default_factory=list)
+    groups: list[Path] = field(init=False)
 
     def __post_init__(self) -> None:
         name = f"arbiter-test-{os.getpid()}-{next(_NUMBERS)}"
@@ -77,10 +77,7 @@ class Systemd:
         (self.folder / "run").mkdir(mode=0o700)
         for target in TARGETS:
             self.write(f"{target}.target", f"[Unit]\nDescription={target}\n")
-        for group in GROUPS:
-            if os.access(group / "cgroup.procs", os.W_OK):
-                (group / name).mkdir()
-                self.groups.append(group / name)
+        self.groups = make_groups(name)
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -138,12 +135,25 @@ class Systemd:
         """End it, with all that it has started, and see that nothing is left."""
         self.process.kill()
         self.process.wait(PATIENCE)
-        for group in [*self.groups, *Path("/sys/fs/cgroup").glob(f"*/{self.groups[0].name}")]:
-            if group.exists():
-                until(lambda group=group: remove_group(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
+        remove_groups(self.groups)
 
 
-def remove_group(group: Path) -> bool:
+def make_groups(name: str) -> list[Path]:
+    """A control group of this name in each hierarchy that can be written to."""
+    groups = [group / name for group in GROUPS if os.access(group / "cgroup.procs", os.W_OK)]
+    for group in groups:
+        group.mkdir()
+    return groups
+
+
+def remove_groups(groups: list[Path]) -> None:
+    """Remove these, and those that systemd has made of the same name, once their last processes have ended."""
+    for group in [*groups, *Path("/sys/fs/cgroup").glob(f"*/{groups[0].name}")]:
+        if group.exists():
+            until(lambda group=group: _remove(group), f"the end of all processes in {group}")  # type: ignore[misc]  # a loop's variable
+
+
+def _remove(group: Path) -> bool:
     """Whether a control group could be removed, with those below it: none of them has a process any more."""
     with suppress(OSError):
         for folder, _, _ in os.walk(group, topdown=False):
