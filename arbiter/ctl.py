@@ -1,25 +1,41 @@
-"""``arbiterctl``: tell a running supervisor what to do.
+"""``arbiterctl``: tell a running supervisor what to do, wait for what comes of it, and see what it is at.
 
 A client: it finds the supervisor by its pid file and sends the signal that the table in `arbiter.signals` has for the verb.
-The file's lock says whether its owner lives, so a stale file never sends a signal to a stranger.
+The file's lock says whether its owner lives, so a stale file never sends a signal to a stranger. What comes of it is read in
+the owner's memory (`scoreboard`): the service is asked nothing, so asking can't make it worse.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import sys
-from typing import TYPE_CHECKING
+import time
+from math import inf
+from typing import TYPE_CHECKING, Final
 
+from arbiter.bulletin import decode, report, table
 from arbiter.errors import why
-from arbiter.signals import SIGNALS
+from arbiter.scoreboard import Reading
+from arbiter.signals import SIGNALS, Command
 from arbiter.workers.contract import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = {row.command.value: number for number, row in SIGNALS.items() if row.verb}
+VERBS: Final = {row.command.value: number for number, row in SIGNALS.items() if row.verb}
+STATUS: Final = "status"
+STATUS_DOC: Final = "Show the service, its workers and what they are at; exit status 0 if it serves. Sends no signal."
+WAITED: Final = (Command.STOP.value, Command.QUIT.value, Command.RELOAD.value)
+"""What `--wait` waits for the end of."""
+_AGAIN: Final = 0.05
+"""Seconds from one look to the next: a canary takes longer, and a look costs less than a thousandth of that."""
+
+
+class _NotRunningError(Exception):
+    """There is nobody to tell, any more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,21 +43,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [f"  {row.command.value:<12} {row.doc}" for row in SIGNALS.values() if row.verb]
     parser = argparse.ArgumentParser(
         prog="arbiterctl",
-        description="Tell a running Arbiter what to do.",
-        epilog="verbs:\n" + "\n".join(lines),
+        description="Tell a running Arbiter what to do, or see what it is at.",
+        epilog="\n".join(["verbs:", *lines, f"  {STATUS:<12} {STATUS_DOC}"]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-p", "--pid", required=True, metavar="FILE", help="the pid file that the server was started with")
-    parser.add_argument("verb", choices=sorted(VERBS))
+    parser.add_argument(
+        "-w",
+        "--wait",
+        action="store_true",
+        help="of reload, stop and quit: wait for the end, and say what came of it: exit status 1 if a reload was refused",
+    )
+    parser.add_argument("--timeout", type=float, default=inf, metavar="SECONDS", help="wait no longer: exit status 1")
+    parser.add_argument("--json", action="store_true", help="of status: for programs")
+    parser.add_argument("verb", choices=sorted([*VERBS, STATUS]))
     options = parser.parse_args(argv)
+    if options.wait and options.verb not in WAITED:
+        parser.error(f"--wait is for {', '.join(WAITED)}: nothing tells when {options.verb} is over")
     try:
-        pid = owner(options.pid)
+        return _act(options)
+    except (OSError, ValueError, _NotRunningError) as error:
+        print(f"arbiterctl: {options.pid}: {why(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return Exit.START
+
+
+def _act(options: argparse.Namespace) -> int:
+    pid = running(options.pid)
+    if options.verb == STATUS:
+        return _show(Reading.of(pid), as_json=options.json)
+    until = time.monotonic() + options.timeout
+    if not options.wait:
+        os.kill(pid, VERBS[options.verb])
+        return Exit.OK
+    if options.verb == Command.RELOAD.value:
+        return _reload(options.pid, pid, until)
+    os.kill(pid, VERBS[options.verb])
+    while True:
+        try:
+            if running(options.pid) != pid:
+                return Exit.OK  # the next service has begun already
+        except _NotRunningError:
+            return Exit.OK
+        _wait(until, "it has not ended yet, and goes on with that")
+
+
+def _reload(path: str, pid: int, until: float) -> int:
+    """Reload, and wait until it is decided and, if it was accepted, all workers are of the new generation."""
+    reading = Reading.of(pid)
+    before = decode(reading.notice()).reloads
+    os.kill(pid, VERBS[Command.RELOAD.value])
+    while True:
+        bulletin = decode(reading.notice())
+        if bulletin.reloads != before and not bulletin.is_reloading:
+            break
+        if running(path) != pid:
+            raise _NotRunningError("another server has taken its place, before the reload was decided")
+        _wait(until, f"the reload is not decided yet, and goes on: {bulletin.status}")
+    if bulletin.refusal or not bulletin.is_serving:
+        print(f"arbiterctl: {bulletin.refusal or bulletin.status}", file=sys.stderr)
+        return Exit.START
+    print(bulletin.status)
+    return Exit.OK
+
+
+def _wait(until: float, what: str) -> None:
+    if time.monotonic() >= until:
+        raise _NotRunningError(what)
+    time.sleep(_AGAIN)
+
+
+def _show(reading: Reading, *, as_json: bool) -> int:
+    bulletin = decode(reading.notice())
+    told = report(bulletin, reading.rows, time.monotonic())
+    print(json.dumps(told) if as_json else "\n".join(table(told)))
+    return Exit.OK if bulletin.is_serving else Exit.START
+
+
+def running(path: str) -> int:
+    """The pid of the supervisor that holds the pid file.
+
+    Raises:
+        _NotRunningError: nobody does.
+    """
+    try:
+        return owner(path)
     except (OSError, ValueError) as error:
         reason = why(error) if isinstance(error, OSError) else error
-        print(f"arbiterctl: {options.pid}: {reason}. Is the server running, with --pid {options.pid}?", file=sys.stderr)
-        return Exit.START
-    os.kill(pid, VERBS[options.verb])
-    return Exit.OK
+        raise _NotRunningError(f"{reason}. Is the server running, with --pid {path}?") from error
 
 
 def owner(path: str) -> int:

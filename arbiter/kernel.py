@@ -16,6 +16,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arbiter import facts
+from arbiter.bulletin import NOWHERE, Place
 from arbiter.child import Child, Process, Unborn, Wires, exited
 from arbiter.lookout import Lookout
 from arbiter.nursery import Nursery, Template
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbiter.blueprint import Blueprint
+    from arbiter.bulletin import Bulletin
     from arbiter.facts import Fact, Force
     from arbiter.upgrade import Neighbours
     from arbiter.workers.contract import Message, WorkerId
@@ -104,6 +106,12 @@ class Kernel(Protocol):
     def post(self, signal: Signals) -> None:
         """Have the next `wait` say what this signal says. For any thread."""
 
+    def place(self, id: WorkerId) -> Place:  # noqa: A002
+        """Where a worker is to be found, for the bulletin."""
+
+    def announce(self, bulletin: Bulletin) -> None:
+        """Put this where whoever asks sees it."""
+
     def busy(self) -> int:
         """How many workers are in a request."""
 
@@ -156,6 +164,13 @@ class Posix:
 
     def post(self, signal: Signals) -> None:
         self._inbox.post(signal)
+
+    def place(self, id: WorkerId) -> Place:  # noqa: A002
+        child = self._by_id.get(id)
+        return Place(child.pid, self.board.number(child.rows), len(child.rows)) if child else NOWHERE
+
+    def announce(self, bulletin: Bulletin) -> None:
+        self.board.post(bulletin.encode())
 
     def busy(self) -> int:
         return sum(child.is_busy for child in self._children.values())

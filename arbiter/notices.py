@@ -44,6 +44,10 @@ class Notices:
         self._status = ""
         self._status_at = -inf
         self._extended_at = -inf
+        self.reloads = 0
+        """How many have been asked for."""
+        self.latest = 0
+        """The number of the generation that the last of them was to become."""
 
     def reload(self, fleet: Fleet, number: int, usec: int) -> list[str]:
         """The lines for a reload that is taken up now, be it refused the next moment.
@@ -51,12 +55,14 @@ class Notices:
         `number` is that of the generation that is to come of it, and `usec` CLOCK_MONOTONIC in microseconds, by which the
         manager knows whether a message is the answer to its signal.
         """
+        self.reloads += 1
+        self.latest = number
+        self._is_rehearsing = True
         is_serving = fleet.standing is self._told is Standing.SERVING
         if not is_serving or fleet.succession.heir is Heir.REIGNING:
             return []
         # A second one during the first makes one long reload: the service is ready again when the last is decided.
         self._reloading = self._reloading or number
-        self._is_rehearsing = True
         return ["RELOADING=1", f"MONOTONIC_USEC={usec}"]
 
     def propose(self) -> None:
@@ -70,6 +76,15 @@ class Notices:
 
     def _remember(self, why: str, clock: str) -> None:
         self._refusal = f"last reload refused {clock}: {why}"
+
+    def is_reloading(self, fleet: Fleet) -> bool:
+        """Whether the last reload that was asked for has not come to its end."""
+        return not fleet.standing.is_leaving and (self._is_rehearsing or _is_undecided(fleet, self.latest))
+
+    @property
+    def refusal(self) -> str:
+        """Why the last reload that was decided was refused, and when; empty if it was not."""
+        return self._refusal
 
     def hear(self, news: News, words: Mapping[str, object], clock: str) -> None:
         """Remember what the status shows of what was logged."""
@@ -121,21 +136,23 @@ class Notices:
         return []
 
 
-def describe(fleet: Fleet, busy: int, reloading: int = 0, refusal: str = "") -> str:
+def describe(fleet: Fleet, busy: int | None = None, reloading: int = 0, refusal: str = "") -> str:
     """The service in a line: ``4/4 ready, 1 busy, gen 7, last reload refused 12:01: ...``.
 
-    `reloading` is the first generation of the reload that is under way, 0 for none; `refusal` is said of an earlier one.
+    `busy` is how many workers are in a request, None to say nothing of it; `reloading` the first generation of the reload
+    that is under way, 0 for none; `refusal` is said of an earlier one.
     """
     if fleet.standing is Standing.ENDED:
         return "stopped"
     if fleet.standing.is_ending:
-        return f"stopping: {len(fleet.workers)} left, {busy} busy"
+        return f"stopping: {len(fleet.workers)} left" + ("" if busy is None else f", {busy} busy")
     serving = {worker.id.slot for worker in fleet.active if worker.serves and worker.id.slot <= fleet.count}
     if not (current := fleet.current):
         return f"starting: {len(serving)}/{fleet.count} ready"
-    said = [f"{len(serving)}/{fleet.count} ready", f"{busy} busy", f"gen {current.number}"]
-    if fleet.resting:
-        said[0] = "resting by order"
+    said = ["resting by order" if fleet.resting else f"{len(serving)}/{fleet.count} ready"]
+    if busy is not None:
+        said.append(f"{busy} busy")
+    said.append(f"gen {current.number}")
     if fleet.candidate:
         said.append(f"gen {fleet.candidate.number} on trial")
     elif reloading and _is_undecided(fleet, reloading):

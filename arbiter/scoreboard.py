@@ -1,13 +1,19 @@
-"""The shared page: one anonymous mapping made before the first fork, rows for each living worker: its own and its threads'.
+"""The shared page: made before the first fork, rows for each living worker: its own and its threads'.
 
 Supervisor side: allocates rows, reads deadlines, and folds a dead worker's counters into a total, so that what was counted
 once stays counted. Workers write their own rows only (`contract.Row`). Rows are by living process, not by slot: while a
-successor boots beside its predecessor, both write.
+successor boots beside its predecessor, both write. Behind the rows is the notice: what the supervisor says of the service.
+
+The page is a file without a name (memfd_create(2)), which whoever may trace the supervisor finds among its descriptors
+(proc_pid_fd(5)): its user, and root. So ``arbiterctl`` sees what goes on, and costs the service nothing when nobody looks.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +24,23 @@ if TYPE_CHECKING:
 
 ROWS: Final = 16 * 1024
 """As many as the threads of all workers that live at once. 16 MiB of address space; pages that nobody has used cost nothing."""
+_NAME: Final = "arbiter-scoreboard"
+_NOTICE: Final = ROWS * ROW_SIZE
+"""Where the notice is: its sequence (`Word.SEQUENCE`), its length, its text."""
+_HEAD: Final = 16
+_SIZE: Final = _NOTICE + (1 << 20)
+"""Room for a line of each of thousands of workers; what is not used costs nothing here either."""
 
 
 class Scoreboard:
     """Allocator and reader of the rows."""
 
     def __init__(self) -> None:
-        self._page = memoryview(mmap.mmap(-1, ROWS * ROW_SIZE))
+        fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+        os.truncate(fd, _SIZE)
+        self._page = memoryview(mmap.mmap(fd, _SIZE))
+        os.close(fd)  # the mapping has a descriptor of its own, by which the page is found
+        self._notice = b""
         self._used = bytearray(ROWS)
         self._taken: dict[int, tuple[Row, ...]] = {}
         self.retired = [0] * COUNTERS
@@ -79,5 +95,71 @@ class Scoreboard:
             total = row.added_to(total)
         return total
 
+    def post(self, text: str) -> None:
+        """Put this text in place of the notice, of which only so much is kept as there is room for."""
+        data = text.encode()[: _SIZE - _NOTICE - _HEAD]
+        if data == self._notice:
+            return
+        self._notice = data
+        head = self._page[_NOTICE : _NOTICE + _HEAD].cast("Q")
+        head[0] += 1
+        head[1] = len(data)
+        self._page[_NOTICE + _HEAD : _NOTICE + _HEAD + len(data)] = data
+        head[0] += 1
+
     def _all(self) -> Iterator[Row]:
         return chain.from_iterable(self._taken.values())
+
+
+def find(pid: int) -> list[str]:
+    """The paths of all pages that a process has; a supervisor has one.
+
+    Raises:
+        OSError: there is no such process, or it is not ours to look at.
+    """
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if _NAME in os.readlink(path):
+                found.append(path)
+    return found
+
+
+class Reading:
+    """The page of another process, as it is at each moment."""
+
+    def __init__(self, path: str) -> None:
+        """`path` leads to a descriptor of the page's (`find`).
+
+        Raises:
+            OSError: it has gone.
+        """
+        with open(path, "rb") as file:
+            self._page = memoryview(mmap.mmap(file.fileno(), _SIZE, prot=mmap.PROT_READ))
+
+    @classmethod
+    def of(cls, pid: int) -> Reading:
+        """The page of the supervisor with this pid.
+
+        Raises:
+            OSError: there is no such process, it has no page, or it is not ours to look at.
+        """
+        if not (paths := find(pid)):
+            raise FileNotFoundError(errno.ENOENT, "it shows nothing: it is no supervisor of this version")
+        return cls(paths[0])
+
+    def notice(self) -> str:
+        """What was posted last; empty before that."""
+        head = self._page[_NOTICE : _NOTICE + _HEAD].cast("Q")
+        data = b""
+        for _ in range(100):  # the writer is inside for microseconds
+            before = head[0]
+            data = bytes(self._page[_NOTICE + _HEAD : _NOTICE + _HEAD + head[1]])
+            if before % 2 == 0 and head[0] == before:
+                break
+        return data.decode("utf-8", "replace")
+
+    def rows(self, first: int, count: int) -> list[Row]:
+        """The rows from this number on, to be read only."""
+        return [Row(self._page[number * ROW_SIZE : (number + 1) * ROW_SIZE]) for number in range(first, first + count)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import setproctitle
 
 from arbiter import __version__, facts
+from arbiter.bulletin import compose
 from arbiter.errors import StartError, why
 from arbiter.estate import Estate
 from arbiter.facts import Force
@@ -109,6 +110,7 @@ class Supervisor:
         first = self._estate.blueprints[1]
         setproctitle.setproctitle(f"arbiter: supervisor [{first.title}]")
         self._kernel: Kernel = Posix(self._let_go_in_child, self._neighbours)
+        self._started = self._kernel.now()
         self._remote(self._kernel.post)
         try:
             self._greet(first)
@@ -136,6 +138,7 @@ class Supervisor:
             self._measure()
             for effect in effects:
                 self._shield(self._perform, effect)
+            self._announce()
             self._notify()
             if self._code is not None:
                 return self._code
@@ -448,6 +451,13 @@ class Supervisor:
         if self._daemon:
             self._daemon.settle()
             self._estate.recapture()
+
+    def _announce(self) -> None:
+        """Show whoever asks (`arbiterctl`) what the service is at."""
+        bulletin = compose(
+            self._fleet, self._notices, self._kernel.place, version=__version__, pid=os.getpid(), started=self._started
+        )
+        self._kernel.announce(bulletin)
 
     def _notify(self) -> None:
         """Tell the service manager, if there is one, what has changed."""

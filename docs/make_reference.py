@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from arbiter import scaffold
+from arbiter import ctl, scaffold
 from arbiter.config.argv import OPTIONS
 from arbiter.config.callables import Hook
 from arbiter.config.render import default_text
@@ -97,11 +97,16 @@ def command_page() -> str:
             f" | {_cell(str(action.help))} |"
             for action in actions
         ),
-        "\n## arbiterctl\n\n```\narbiterctl -p PIDFILE VERB\n```\n",
+        "\n## arbiterctl\n\n```\narbiterctl -p PIDFILE [--wait] [--timeout SECONDS] VERB\n```\n",
         "Tells a running Arbiter what to do: each verb sends [a signal](process.md) to the owner of the pid file. The lock on",
         "the file says whether that lives, so a stale one never has a stranger signalled.\n",
         "| verb | signal | what it does |\n|---|---|---|",
         *(f"| `{row.command.value}` | `{number.name}` | {row.doc} |" for number, row in SIGNALS.items() if row.verb),
+        f"| `{ctl.STATUS}` | | {ctl.STATUS_DOC} `--json`: for programs. |\n",
+        f"`--wait` waits for the end of {', '.join(f'`{verb}`' for verb in ctl.WAITED)}. The exit status of a reload is 0 if",
+        "it was accepted and all workers are of the new generation, and 1 if it was refused, with the reason on standard",
+        "error. Without it, the command ends when the signal is sent. What it shows, it reads in the supervisor's memory,",
+        "as the supervisor's user may, and root: nothing is asked of the service.",
     ]
     return "\n".join(parts) + "\n"
 

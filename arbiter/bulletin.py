@@ -1,0 +1,169 @@
+"""What the supervisor posts of the service for whoever asks (`scoreboard`), and how ``arbiterctl status`` tells it. Pure.
+
+The supervisor posts what only it knows: which workers there are, in which phase, and what became of reloads. What each
+worker is at stands in its rows, which the reader of the bulletin reads for itself, at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbiter.lifecycle import Standing
+from arbiter.notices import describe
+from arbiter.workers.contract import Doing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from arbiter.fleet import Fleet
+    from arbiter.notices import Notices
+    from arbiter.workers.contract import Row, WorkerId
+
+
+class Place(NamedTuple):
+    """Where a worker is to be found."""
+
+    pid: int
+    row: int
+    """The number of the first of its rows."""
+    rows: int
+
+
+NOWHERE = Place(0, 0, 0)
+"""Of a worker that is not born yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A worker, as the supervisor sees it."""
+
+    worker: int
+    gen: int
+    phase: str
+    born: float
+    """Monotonic seconds."""
+    pid: int
+    row: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bulletin:
+    """The service, as the supervisor sees it."""
+
+    version: str
+    pid: int
+    started: float
+    """Monotonic seconds."""
+    is_serving: bool
+    """Whether there is a worker that serves, and the service is not about to end."""
+    status: str
+    reloads: int
+    """How many have been asked for."""
+    is_reloading: bool
+    """Whether the last of them has not come to its end."""
+    refusal: str
+    """Why the last that was decided was refused; empty if it was not."""
+    workers: tuple[Entry, ...]
+
+    def encode(self) -> str:
+        """As `decode` reads it."""
+        return json.dumps(asdict(self))
+
+
+def decode(text: str) -> Bulletin:
+    """What `Bulletin.encode` has made.
+
+    Raises:
+        ValueError: it was made by another version, or nothing has been posted yet.
+    """
+    try:
+        told: dict[str, Any] = json.loads(text)
+        return Bulletin(**{**told, "workers": tuple(Entry(**entry) for entry in told["workers"])})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"it is of another version: {error}") from error
+
+
+def compose(
+    fleet: Fleet, notices: Notices, place: Callable[[WorkerId], Place], *, version: str, pid: int, started: float
+) -> Bulletin:
+    """The bulletin of this moment."""
+    return Bulletin(
+        version=version,
+        pid=pid,
+        started=started,
+        is_serving=fleet.standing in (Standing.SERVING, Standing.DRAINING) and any(worker.serves for worker in fleet.active),
+        status=describe(fleet, reloading=notices.latest, refusal=notices.refusal),
+        reloads=notices.reloads,
+        is_reloading=notices.is_reloading(fleet),
+        refusal=notices.refusal,
+        workers=tuple(
+            Entry(worker.id.slot, worker.generation, worker.phase.name.lower(), worker.born, *place(worker.id))
+            for worker in sorted(fleet.workers.values(), key=lambda worker: worker.id)
+        ),
+    )
+
+
+def report(bulletin: Bulletin, rows: Callable[[int, int], Sequence[Row]], now: float) -> dict[str, Any]:
+    """The bulletin with what stands in the workers' rows, for programs; `now` is monotonic seconds."""
+    workers = []
+    for entry in bulletin.workers:
+        own = rows(entry.row, entry.rows)
+        workers.append(
+            {
+                "worker": entry.worker,
+                "gen": entry.gen,
+                "pid": entry.pid,
+                "phase": entry.phase,
+                "up": round(now - entry.born, 3),
+                "requests": sum(row.read().requests for row in own),
+                "doing": _doing(own, now),
+            }
+        )
+    return {
+        "version": bulletin.version,
+        "pid": bulletin.pid,
+        "up": round(now - bulletin.started, 3),
+        "serving": bulletin.is_serving,
+        "status": bulletin.status,
+        "reloads": bulletin.reloads,
+        "reloading": bulletin.is_reloading,
+        "refusal": bulletin.refusal,
+        "workers": workers,
+    }
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """Lines for people: the service, then a line for each worker and for each further request that it is in."""
+    head = "arbiter {version}, pid {pid}, up {}: {status}".format(_clock(report["up"]), **report)
+    places = ("worker", "gen", "pid", "phase", "up", "requests")
+    lines: list[Sequence[str]] = [(*places, "doing")]
+    for worker in report["workers"]:
+        doing = worker["doing"] or [""]
+        cells = (
+            worker["worker"],
+            worker["gen"],
+            worker["pid"] or "-",
+            worker["phase"],
+            _clock(worker["up"]),
+            worker["requests"],
+        )
+        lines.append((*map(str, cells), doing[0]))
+        lines += [(*("",) * len(cells), more) for more in doing[1:]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)]
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
+
+
+def _doing(rows: Sequence[Row], now: float) -> list[str]:
+    """What the writers of these rows are at, the oldest request first."""
+    busy = sorted((started, thread) for thread, row in enumerate(rows) if (started := row.started()))
+    if busy:
+        return [rows[thread].describe(now, thread) for _, thread in busy]
+    return ["idle"] if any(row.read().doing is Doing.IDLE for row in rows) else []
