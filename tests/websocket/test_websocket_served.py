@@ -115,6 +115,11 @@ async def application(scope, receive, send):
             return
         count += 1
         if message.get("text") == "close, please":
+            for wrong in ({"code": 1005}, {"code": "4000"}, {"code": 4000, "reason": b"as you wish"}):
+                try:
+                    await send({"type": "websocket.close", **wrong})
+                except (TypeError, ValueError) as error:
+                    note(wrong=str(error))
             await send({"type": "websocket.close", "code": 4000, "reason": "as you wish"})
             return
         if message.get("text") == "return, please":
@@ -262,6 +267,11 @@ def test_an_application_is_told_what_asgi_says_and_obeyed(arbiter: Arbiter, loop
     with open_websocket(server) as client:
         client.send(frame(TEXT, b"close, please") + frame(TEXT, b"never read"))
         assert client.read_frame() == (0x88, b"\x0f\xa0as you wish")
+        assert wait_event(server, wrong="the reason b'as you wish' for closing a WebSocket is no str")
+        assert [event["wrong"].partition(":")[0] for event in events(server) if ":" in event.get("wrong", "")] == [
+            "a WebSocket can't be closed with code 1005",
+            "a WebSocket can't be closed with code '4000'",
+        ]
         client.send(frame(TEXT, b"on its way") + close(4000))
         assert client.rest() == b""
 

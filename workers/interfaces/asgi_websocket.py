@@ -311,8 +311,10 @@ class WebSocketExchange:
         code = message.get("code")
         code = NORMAL if code is None else code
         reason = message.get("reason") or ""
-        if not may_close_with(code):
-            raise ValueError(f"a WebSocket can't be closed with code {code}: it is reserved, or not from 1000 to 4999")
+        if not isinstance(code, int) or not may_close_with(code):
+            raise ValueError(f"a WebSocket can't be closed with code {code!r}: it is reserved, or no number from 1000 to 4999")
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason {reason!r} for closing a WebSocket is no str")
         self._close(code, reason)
 
     def _refuse(self, refusal: Refusal) -> None:
