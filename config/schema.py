@@ -256,7 +256,8 @@ class Settings:
         section="Workers",
         flags=("--worker-connections",),
         doc="Connections that a threaded or async worker has open. With so many, the longest idle are closed to make room; "
-        "where none is idle, others wait to be accepted, here or by another worker.",
+        "where none is idle, who has been slow for longest to send a head (1 s) or 16 KiB of a body (5 s); and where there is "
+        "none of those, others wait to be accepted, here or by another worker.",
     )
     asgi_loop: str = setting(
         kinds.ChoiceOrImport("auto", "uvloop", "asyncio"),

@@ -189,7 +189,9 @@ class AsyncWorker(Worker):
         """Take one connection of `listener`, if there is one; whether another may be taken."""
         site = self.site
         bound = self.settings.worker_connections
-        if site.crowding >= bound and not self._evict():
+        if site.crowding >= bound:
+            self._evict()
+        if site.crowding >= bound:
             self._is_full = True
             self.hub.stop_listening()
             self.loop.call_later(QUIET, self._make_room)  # somebody may be idle for long enough then
@@ -258,16 +260,19 @@ class AsyncWorker(Worker):
         )
 
     def _evict(self) -> bool:
-        """Make room: the longest idle connections go. Whether there were any."""
-        latest = time.monotonic() - QUIET
-        idle = [connection for connection in self.site.connections if connection.idle_since <= latest]
-        longest = nsmallest(
-            1 + self.settings.worker_connections // _EVICTED, idle, key=lambda connection: connection.idle_since
-        )
-        for connection in [connection for connection in longest if not connection.is_unread]:
+        """Make room: the longest idle connections go, or where nobody is, the longest slow. Whether there were any."""
+        now = time.monotonic()
+        number = 1 + self.settings.worker_connections // _EVICTED
+        connections = self.site.connections
+        idle = [connection for connection in connections if connection.idle_since <= now - QUIET]
+        going = [each for each in nsmallest(number, idle, key=lambda each: each.idle_since) if not each.is_unread]
+        if not going:
+            slow = [connection for connection in connections if connection.slow_from <= now]
+            going = [each for each in nsmallest(number, slow, key=lambda each: each.slow_from) if not each.is_unread]
+        for connection in going:
             connection.drop()
             self.site.remove(connection)
-        return self.site.crowding < self.settings.worker_connections
+        return bool(going)
 
     def _make_room(self) -> None:
         """A connection or a task is gone."""
@@ -277,6 +282,8 @@ class AsyncWorker(Worker):
                 self.hub.listen()
 
     def breathe(self) -> None:
+        if self._evict():
+            return  # whose descriptors are as good as any
         self.hub.stop_listening()
         self.loop.call_later(_BREATH, self._listen_again)
 

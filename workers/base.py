@@ -74,6 +74,8 @@ enough that a new service can have the sockets before anybody asks why it doesn'
 BREATH: Final = 0.5
 """Seconds until accept is tried again without descriptors, as nginx's accept_mutex_delay: the connection stays in the
 backlog and would wake us at once."""
+_REPEAT: Final = 10.0
+"""Seconds from one complaint about descriptors to the next: a client that takes them all must not fill the disk as well."""
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 LONGEST_POLL: Final = 15.0
 """Longest wait for a connection, in seconds, whatever the timeout: each ends in an attempt to accept, which finds a
@@ -115,6 +117,7 @@ class Worker(ABC):
         self._epoll.register(order.channel, select.EPOLLIN)
         self._epoll.register(order.lifeline, 0)  # EPOLLHUP needs no asking for
 
+        self._silent_until = 0.0  # what accept fails with is told again then
         self._measures_waits = bool(self.settings.max_workers)
         self._quota = 0
         if self.settings.max_requests:
@@ -188,7 +191,12 @@ class Worker(ABC):
                 return None  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
             if error.errno not in _NO_DESCRIPTORS:
                 raise
-            self.log.warning(f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s.")
+            now = time.monotonic()
+            if now >= self._silent_until:
+                self._silent_until = now + _REPEAT
+                self.log.warning(
+                    f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s, or without the idle."
+                )
             self.breathe()
             return None
         return accepted

@@ -129,7 +129,7 @@ class Client(SocketTransport):
         self.deadline = 0.0
         """Monotonic seconds: when what it is waited for is over. Of no meaning while it is busy."""
         self.since = 0.0
-        """Monotonic seconds: when the stage began."""
+        """Monotonic seconds: when the stage, or the last stride in it, began."""
         self.notch = 0
         self.booked = inf
         """Monotonic seconds: when `Deadlines`, whose attributes these two are, will look at it; `inf`: never."""

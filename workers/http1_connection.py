@@ -22,7 +22,7 @@ from arbiter.workers.interfaces.asgi_scope import connection_scope
 from arbiter.workers.protocols.policy import Refusal, status_line
 from arbiter.workers.protocols.response import CONTINUE, EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 from arbiter.workers.site import LINGER, QUIET
-from arbiter.workers.transport import UNKNOWN
+from arbiter.workers.transport import SLOW_BODY, SLOW_HEAD, UNKNOWN
 
 if TYPE_CHECKING:
     from arbiter.workers.hub import HubTransport
@@ -465,6 +465,14 @@ class Http1Connection(asyncio.Protocol):
     @property
     def is_unread(self) -> bool:
         return getattr(self.transport, "is_unread", False)
+
+    @property
+    def slow_from(self) -> float:
+        if self.blocked or self._lingers or self.idle_since < inf or self.transport.is_closing():
+            return inf
+        if self._exchange is None:
+            return self.deadline - self.site.head_timeout + SLOW_HEAD  # no trickle moves the deadline of a head
+        return self.deadline - self.site.write_timeout + SLOW_BODY if self._since else inf
 
     def expire(self) -> None:
         exchange = self._exchange

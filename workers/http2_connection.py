@@ -424,5 +424,7 @@ class Http2Connection(asyncio.Protocol):
     def is_unread(self) -> bool:
         return getattr(self.transport, "is_unread", False)
 
+    slow_from = inf
+
     def drop(self) -> None:
         self.transport.abort()

@@ -21,11 +21,13 @@ import threading
 import time
 from contextlib import suppress
 from heapq import nsmallest
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.deadlines import Deadlines
 from arbiter.workers.fronts import Crowd
+from arbiter.workers.transport import SLOW_BODY, SLOW_HEAD
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +46,7 @@ _EVICTED: Final = 32
 _LATER: Final = 1.0
 """Seconds until the deadline of a client that was busy is looked at again."""
 _BEFORE_REQUEST: Final = (Stage.FRESH, Stage.KEPT, Stage.OPENING)
+_SLOW: Final = {Stage.HEAD: SLOW_HEAD, Stage.BODY: SLOW_BODY}
 
 
 class Poller:
@@ -72,6 +75,8 @@ class Poller:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._foreign = foreign
         self._knocked = False
+        self.is_short = False
+        """There are fewer descriptors than connections that there may be: who is idle is to make room as if there were none."""
         self._listening = False
         self._deaf_until = 0.0  # 0.0: it is not deaf, or for ever
         self._arming = threading.Lock()
@@ -141,16 +146,36 @@ class Poller:
         latest = time.monotonic() - seconds
         return self._own(client for client in self._idle() if client.since <= latest and not client.unread)
 
-    def surplus(self) -> list[Client]:
-        """If somebody knocks and there is no room: the longest idle, who should make it; busy from now on."""
-        if not self._knocked or len(self.clients) < self.bound:
+    def surplus(self, others: int, seconds: float) -> list[Client]:
+        """If somebody knocks and there is no room: who should make it; busy from now on.
+
+        These are the longest idle; where nobody is, those who have been slow for longest to send a head or a body. Where nobody
+        is that either, connections are not waited for.
+
+        Args:
+            others: connections that are counted and are not here.
+            seconds: not to wait for connections, unless a client goes.
+        """
+        if not self._knocked or (len(self.clients) + others < self.bound and not self.is_short):
             return []
-        longest = nsmallest(1 + self.bound // _EVICTED, self._idle(), key=lambda client: client.since)
-        return self._own(client for client in longest if not client.unread)
+        number = 1 + self.bound // _EVICTED
+        found: list[Client] = []
+        for candidates in (self._idle, self._slow):
+            longest = nsmallest(number, candidates(), key=lambda client: client.since)
+            found = found or [client for client in longest if not client.unread]
+        if not found:
+            self.stop_listening(seconds)
+        self.is_short = False
+        return self._own(found)
 
     def _idle(self) -> list[Client]:
         clients = list(self.clients.values())  # in one step: other threads add and remove
         return [client for client in clients if not client.busy and client.stage in _BEFORE_REQUEST]
+
+    def _slow(self) -> list[Client]:
+        now = time.monotonic()
+        clients = list(self.clients.values())  # as above
+        return [client for client in clients if not client.busy and client.since <= now - _SLOW.get(client.stage, inf)]
 
     @staticmethod
     def _own(clients: Iterable[Client]) -> list[Client]:

@@ -71,6 +71,10 @@ class LoopConnection(Protocol):
     def is_unread(self) -> bool:
         """The client has sent something that nobody has read: it is idle for a moment only."""
 
+    @property
+    def slow_from(self) -> float:
+        """Monotonic seconds: from when on it has been so slow that it makes room where nobody is idle; `inf`: never."""
+
     deadline: float
     """Monotonic seconds: when `expire` is due; `inf`: never. Whoever sets it to an earlier moment than before calls
     `Site.book`; to a later one, it need not."""

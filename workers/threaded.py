@@ -130,7 +130,7 @@ class ThreadedWorker(GatewayWorker):
         self._poller.listen()
 
     def breathe(self) -> None:
-        self._poller.stop_listening(BREATH)
+        self._poller.is_short = True
 
     # The main thread --------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,10 @@ class ThreadedWorker(GatewayWorker):
                 self._go_on(client)
             for client in poller.overdue():
                 self._expire(seat, client)
-            for client in poller.idle(_QUIET) if self.retiring else poller.surplus():
+            others = self._http2.count if self._http2 else 0
+            for client in poller.idle(_QUIET) if self.retiring else ():
+                poller.close(client)
+            for client in poller.surplus(others, BREATH):
                 poller.close(client)
         except Exception:
             self.log.exception(_MISTAKE)
@@ -296,8 +299,7 @@ class ThreadedWorker(GatewayWorker):
             if not self._accepting:
                 return
             if len(self._poller.clients) + (self._http2.count if self._http2 else 0) >= self._poller.bound:
-                self._poller.stop_listening(BREATH)
-                return
+                return  # whoever polls next makes room, or stops listening
             accepted = self.accept(listener)
             if accepted is None:
                 return
@@ -524,7 +526,8 @@ class ThreadedWorker(GatewayWorker):
             client.since = now
             client.mark = client.moved
         elif client.moved - client.mark >= STRIDE and (stage is _BODY or stage is _WRITING):
-            client.deadline = monotonic() + self._patience[stage]
+            client.since = now = monotonic()
+            client.deadline = now + self._patience[stage]
             client.mark = client.moved
         self._poller.release(client, events)
 

@@ -136,6 +136,7 @@ class Handshake:
     # The site's side (`LoopConnection`) -------------------------------------------------------------------------------
 
     is_unread = False  # what it sends is read at once, and means nothing until it is over
+    slow_from = inf  # it is idle
 
     def expire(self) -> None:
         """The client has taken too long."""

@@ -30,6 +30,11 @@ STRIDE: Final = 16 * 1024
 """A client must move this many bytes, or all there is, within its patience, or one byte at a time would hold a worker for
 ever. With 30 s that is 550 bytes/s, the least that Apache's mod_reqtimeout asks for (500)."""
 
+SLOW_HEAD: Final = 1.0
+SLOW_BODY: Final = 5.0
+"""Seconds after which a client that is still at its head, or at a stride of its body, makes room where there is none and nobody
+is idle. A head is one packet, or a few; a body this slow moves 3 KiB/s, on a line that was good enough to connect."""
+
 _JOINED: Final = 64 * 1024
 """Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
 

@@ -121,6 +121,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.finish(gently=True)
 
     is_unread = False  # of who is idle only
+    slow_from = inf
 
     # The transport's side ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from limits import limited
 from serving import Response
 from waiting import until
 
@@ -195,3 +196,31 @@ def test_what_has_no_end_is_refused_and_not_kept(arbiter: Arbiter, kind: str) ->
     assert is_served(server)
     grown = resident(worker.pid) - before
     assert grown < ROOM
+
+
+@pytest.mark.parametrize("kind", ["threaded", "async"])
+def test_who_is_slow_makes_room_when_all_places_are_taken(arbiter: Arbiter, kind: str) -> None:
+    """1. All places have clients at a head; then at a body, with more who wait; then nobody has a descriptor left. 2. One asks.
+
+    Result: it is served, long before the deadlines of those who hold the places.
+    """
+    arbiter.write("live.py", APP)
+    server = arbiter.serve(
+        "-k", kind, "--threads", "2", "--worker-connections", "20", "--keep-alive", "600", "--head-timeout", "600",
+        "--write-timeout", "600", workers=1,
+    )  # fmt: skip
+    (worker,) = server.workers()
+    for data in (b"", UNFINISHED["half a head"], UNFINISHED["half a chunk"]):
+        with contextlib.ExitStack() as stack:
+            for _ in range(22):
+                stack.enter_context(connect(server, data))
+
+            assert is_served(server), data
+    until(lambda: is_served(server), "those to be gone")
+    with limited(worker.pid, "nofile", descriptors_of(worker.pid) + 8), contextlib.ExitStack() as stack:
+        for data in (b"", GET):
+            for _ in range(10):
+                stack.enter_context(connect(server, data))
+
+            assert is_served(server), data
+    assert server.workers() == [worker]
