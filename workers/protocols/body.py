@@ -125,7 +125,9 @@ class Chunked:
         if match is None:
             if end is None:
                 return None
-            raise Refusal(400, "A chunk's size line is not a hexadecimal number of at most 15 digits, and extensions.")
+            raise Refusal(
+                400, "A chunk's size line is not a hexadecimal number of at most 15 digits (and 5 zeroes), and extensions."
+            )
         self._extensions -= len(match[2])
         if self._extensions < 0:
             raise Refusal(400, "The chunks have too many extensions.")

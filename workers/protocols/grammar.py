@@ -17,10 +17,11 @@ TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # obs-fold (RFC 9112 section 5.2) is not in it: a server may refuse it, and each fold is a chance to be read differently.
 FIELD_OCTET: Final = rb"[\t\x20-\x7e\x80-\xff]"
 
-# method = token (RFC 9110 section 9.1). Narrower: llhttp, nginx and Gunicorn refuse lower case; IANA's registry (3 to 17
-# characters, upper case and "-") fits, and so do private names. Gunicorn has the same bounds of length, 3 to 20. PRI is no
-# method but the beginning of HTTP/2 (RFC 9113 section 3.4), as which another reader may take what follows.
-METHOD: Final = rb"(?!PRI(?![A-Z0-9_\-]))[A-Z][A-Z0-9_\-]{2,19}+"
+# method = token (RFC 9110 section 9.1). Narrower: what Gunicorn, nginx and h11 all take. llhttp, nginx and Gunicorn refuse
+# lower case, nginx digits, and Gunicorn has the bounds of length, 3 to 20; IANA's registry (3 to 17 characters, upper case and
+# "-") fits, and so do private names. PRI is no method but the beginning of HTTP/2 (RFC 9113 section 3.4), as which another
+# reader may take what follows.
+METHOD: Final = rb"(?!PRI(?![A-Z_\-]))[A-Z_\-]{3,20}+"
 
 # request-target (RFC 9112 section 3.2): printable ASCII here, the forms are told apart in policy. Octets above 0x7F are
 # no part of a URI (RFC 3986); h11 and llhttp refuse them.
@@ -50,21 +51,25 @@ FIELDS: Final = re.compile(rb"(%b++):[\t ]*+(%b*+)\r\n" % (TCHAR, FIELD_OCTET))
 # chunk-ext without the BWS that RFC 9112 section 7.1.1 tolerates: llhttp refuses it, and blanks after a chunk size have
 # been read in two ways before.
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)((?:;%b++(?:=(?:%b++|%b))?+)*+)\r\n" % (TCHAR, TCHAR, _QUOTED))
-"""Chunk size and extensions. Fifteen digits stay below 2**60: no parser's integer overflows."""
+_CHUNK_SIZE: Final = rb"0{0,5}?[0-9A-Fa-f]{1,15}+"
+CHUNK_LINE: Final = re.compile(rb"(%b)((?:;%b++(?:=(?:%b++|%b))?+)*+)\r\n" % (_CHUNK_SIZE, TCHAR, TCHAR, _QUOTED))
+"""Chunk size and extensions. Fifteen digits stay below 2**60: no parser's integer overflows. With zeroes before them they
+may be twenty, as many as h11 takes."""
 
 FRAMING_TAB: Final = re.compile(rb"\r\n(?:host|content-length|transfer-encoding):[^\r\t]*+\t", re.IGNORECASE)
 """A tab where blanks may stand around a value that routes or frames the message: nginx and llhttp take it for part of that."""
 
-PLAIN_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+PLAIN_CHUNK: Final = re.compile(rb"(%b)\r\n" % _CHUNK_SIZE)
 """A chunk's size without extensions, as nearly all are."""
 
 # uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2). Never empty (an http URI without a host is invalid,
-# RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx).
+# RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx), no port that TCP has not.
+_PORT: Final = rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 AUTHORITY: Final = re.compile(
-    rb"(?!.*\.\.|\.(?::|\Z))(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?"
-    rb"|\[(?:[0-9A-Fa-f:.]++|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+;=:]++)\](?::[0-9]{0,5})?"
+    rb"(?!.*\.\.|\.(?::|\Z))(?:[A-Za-z0-9\-._~!$&'()*+;=]|%%[0-9A-Fa-f]{2})++%b"
+    rb"|\[(?:([0-9A-Fa-f:.]++)|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+;=:]++)\]%b" % (_PORT, _PORT)
 )
+"""Group 1: what is to be an IPv6 address, if there is one."""
 
 ABSOLUTE: Final = re.compile(rb"https?://([A-Za-z0-9\-._:\[\]]*+)(|[/?][^#]*+(?:#.*+)?)", re.IGNORECASE)
 """absolute-form (RFC 9112 section 3.2.2): authority, and the rest: path and query, and a fragment behind these only (llhttp).

@@ -115,7 +115,7 @@ def _check_target(method: bytes, path: bytes, limits: Limits) -> None:
     if len(method) + len(path) + 10 > limits.request_line:  # as the line of HTTP/1, with two blanks and the version
         raise Refusal(414, "The request line is too long.")
     if not _METHOD.fullmatch(method):
-        raise Refusal(400, "The method is not 3 to 20 characters of A-Z, 0-9, '-' and '_', a letter first.")
+        raise Refusal(400, "The method is not 3 to 20 characters of A-Z, '-' and '_'.")
     if not _TARGET.fullmatch(path):
         raise Refusal(400, "The request target holds a character that no URI has.")
     if not path.startswith(b"/") and not (path == b"*" and method == b"OPTIONS"):

@@ -87,7 +87,7 @@ class LineReader:
         if match[3] != b"1" or match[4] not in b"01":
             raise Refusal(505, "The versions known here are HTTP/1.1 and HTTP/1.0.")
         if not _METHOD.fullmatch(match[1]):
-            raise Refusal(400, "The method is not 3 to 20 characters of A-Z, 0-9, '-' and '_', a letter first; or PRI.")
+            raise Refusal(400, "The method is not 3 to 20 characters of A-Z, '-' and '_'; or PRI.")
         if not _TARGET.fullmatch(match[2]):
             raise Refusal(400, "The request target holds a character that no URI has.")
         self.count = 0

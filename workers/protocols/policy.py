@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -101,8 +102,14 @@ _HOSTS_KEPT: Final = 256  # a site has a few names; a client that invents them m
 
 
 def _is_host(value: bytes) -> bool:
-    if not AUTHORITY.fullmatch(value):
+    authority = AUTHORITY.fullmatch(value)
+    if not authority:
         return False
+    if authority[1]:
+        try:
+            IPv6Address(authority[1].decode("ascii"))
+        except AddressValueError:
+            return False
     if len(_hosts) < _HOSTS_KEPT:
         _hosts.add(value)
     return True
@@ -237,7 +244,7 @@ def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes
     if target == b"*" and method == b"OPTIONS":
         return target, b"", None
     absolute = ABSOLUTE.fullmatch(target)
-    if not absolute or not AUTHORITY.fullmatch(absolute[1]):
+    if not absolute or not _is_host(absolute[1]):
         raise Refusal(400, "The request target is neither a path nor an http URI.")
     path, query = _split_origin_form(absolute[2])
     return path or b"/", query, absolute[1]
