@@ -495,8 +495,12 @@ class Row:
         bucket = microseconds.bit_length()
         self._words[36 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
 
-    def end(self, status: int, sent: int) -> None:
-        """The request of the last `begin` is over: `status` was answered with `sent` bytes. Worker side."""
+    def end(self, status: int, sent: int) -> int:
+        """The request of the last `begin` is over: `status` was answered with `sent` bytes. Worker side.
+
+        Returns:
+            Nanoseconds that it took.
+        """
         words = self._words
         took = monotonic_ns() - words[3]
         bucket = (took // 1000).bit_length()
@@ -510,6 +514,7 @@ class Row:
         words[6 + status // 100 if 100 <= status < 600 else 11] += 1
         words[12 + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
         words[0] = sequence + 2
+        return took
 
     def count(self, status: int, sent: int, took: int) -> None:
         """One of many concurrent requests is over, which took so many nanoseconds: `end` without a `begin`. Worker side.

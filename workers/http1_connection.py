@@ -22,7 +22,7 @@ from arbiter.workers.interfaces.asgi_scope import connection_scope
 from arbiter.workers.protocols.policy import Refusal, status_line
 from arbiter.workers.protocols.response import CONTINUE, EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 from arbiter.workers.site import LINGER, QUIET
-from arbiter.workers.transport import SLOW_BODY, SLOW_HEAD, UNKNOWN
+from arbiter.workers.transport import AT_ONCE, SLOW_BODY, SLOW_HEAD, UNKNOWN
 
 if TYPE_CHECKING:
     from arbiter.workers.hub import HubTransport
@@ -40,8 +40,6 @@ _JOINED: Final = 64 * 1024
 """Pieces up to this size together are copied into one; above it, they are gathered."""
 _STRIDE: Final = 16 * 1024
 """A client must move this many bytes within `write_timeout`; see `transport.STRIDE`."""
-_AT_ONCE: Final = 0.001
-"""Seconds in which what comes behind a request is still on its way: looked for or not, it is missed."""
 _WITH_ITS_REQUEST: Final = 0.1
 """Seconds in which the end of what a client sends belongs to its request: it has shut down its side at once, and waits for the
 answer. Later, it has gone: a client that goes away looks no different."""
@@ -442,7 +440,7 @@ class Http1Connection(asyncio.Protocol):
         to close has promised to send no more, and if it got its answer at once, it is not looked for (9 us of 100).
         """
         transport = self.transport
-        is_silent = exchange is not None and not exchange.request.persistent and self.site.now - exchange.started < _AT_ONCE
+        is_silent = exchange is not None and not exchange.request.persistent and self.site.now - exchange.started < AT_ONCE
         if self._is_half_closed or not (self._http.pending or not self._http.body_ended or (not is_silent and self.is_unread)):
             self._close()
             return

@@ -23,7 +23,7 @@ from arbiter.workers.parting import Parting
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
-from arbiter.workers.transport import UNKNOWN, SocketTransport, queue_wait
+from arbiter.workers.transport import UNKNOWN, SocketTransport, is_silent, queue_wait
 
 if TYPE_CHECKING:
     import socket
@@ -132,14 +132,14 @@ class SyncWorker(GatewayWorker):
             exchange.run(self.app, environ)
         elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
+        took = self.row.end(exchange.status, transport.sent)
         parts = False
         if exchange.reset:
             transport.reset()
-        elif connection.pending or not connection.body_ended or transport.unread:
+        elif not connection.is_clear or (not is_silent(request, took) and transport.unread):
             parts = _half_closed(transport)
         if not parts:
             transport.close()
-        self.row.end(exchange.status, transport.sent)
         if self._quota:
             self.count_request()
         if self.access_log:

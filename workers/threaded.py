@@ -34,7 +34,7 @@ from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
 from arbiter.workers.timelimit import TimeLimit
-from arbiter.workers.transport import STRIDE, UNKNOWN
+from arbiter.workers.transport import STRIDE, UNKNOWN, is_silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -439,7 +439,7 @@ class ThreadedWorker(GatewayWorker):
             exchange.persistent, exchange.reset = False, True
         seat.exchange = None
         late = client.late
-        row.end(exchange.status, client.sent + late)
+        took = row.end(exchange.status, client.sent + late)
         if self._quota:
             self.count_request()
         if self.access_log:
@@ -452,7 +452,7 @@ class ThreadedWorker(GatewayWorker):
         if late:
             self._wait_for(client, _WRITING, WRITE)
         else:
-            self._part(client)
+            self._part(client, asks=client.persistent or not is_silent(request, took))
 
     def _substitute(self, seat: _Seat) -> bool:
         """``arbiter.io_bound``: have another thread serve in place of this one, which only waits. Whether there is one."""
@@ -465,8 +465,8 @@ class ThreadedWorker(GatewayWorker):
             self._hire(substitute)
         return True
 
-    def _part(self, client: Client) -> None:
-        """The client has its response."""
+    def _part(self, client: Client, *, asks: bool = True) -> None:
+        """The client has its response; if the connection ends with it, ask whether it has sent more."""
         http = client.http
         if client.persistent:
             client.answered = False
@@ -479,7 +479,7 @@ class ThreadedWorker(GatewayWorker):
                 client.since = now = monotonic()
                 client.deadline = now + self._keepalive
                 self._poller.release(client, READ)
-        elif http.pending or not http.body_ended or client.unread:
+        elif not http.is_clear or (asks and client.unread):
             self._linger(client)
         else:
             self._poller.close(client)

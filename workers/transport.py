@@ -24,6 +24,7 @@ from arbiter.workers.protocols.http1 import READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arbiter.workers.protocols.policy import Request
     from arbiter.workers.tlssocket import TlsSocket
 
 STRIDE: Final = 16 * 1024
@@ -38,6 +39,10 @@ is idle. A head is one packet, or a few; a body this slow moves 3 KiB/s, on a li
 _JOINED: Final = 64 * 1024
 """Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
 
+_WITH_THE_END: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)  # Linux has it, and only TCP minds it
+
+AT_ONCE: Final = 0.001
+"""Seconds in which what comes behind a request is still on its way: looked for or not, it is missed."""
 
 UNKNOWN: Final = -1.0
 """Seconds that nobody can tell: less than any that somebody can."""
@@ -52,6 +57,14 @@ def queue_wait(client: socket.SocketType) -> float:
         return UNKNOWN
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
     return int.from_bytes(info[52:56], sys.byteorder) / 1000
+
+
+def is_silent(request: Request, took: int) -> bool:
+    """Whether a client need not be asked if it has sent more than its request, which was answered in so many nanoseconds.
+
+    Who has asked to close has promised to send no more (RFC 9112 section 9.6), and had no time to break it.
+    """
+    return not request.persistent and took < AT_ONCE * 1e9
 
 
 class SocketTransport:
@@ -149,6 +162,31 @@ class SocketTransport:
             self._send_all([memoryview(data)[sent:]])
         elif self._tls is not None:
             self._settle(self._tls)
+
+    def send_last(self, *parts: bytes) -> None:
+        """Send all of the parts, as `Transport` has it, and shut down our side if that is the end of them.
+
+        The kernel holds the data back until the end is there too, a moment later: both go in one packet, and the client is
+        woken once. Two packets cost 12 us of 50 more.
+        """
+        if self._tls is not None or self._late or sum(map(len, parts)) > _JOINED:
+            self.send(*parts)
+            return
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            sent = self._socket.send(data, _WITH_THE_END)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        self.sent += sent
+        if sent < len(data):
+            self._send_all([memoryview(data)[sent:]])  # without the flag: what the client takes is not held back
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client has gone: whoever closes sees that
 
     def _send_all(self, views: list[memoryview]) -> None:
         while views:

@@ -26,6 +26,8 @@ class _Nowhere:
     def send(self, *parts: bytes) -> None:
         pass
 
+    send_last = send
+
     def send_file(self, fd: int, offset: int, count: int) -> int:  # noqa: ARG002 - as `Transport` has it
         return count
 

@@ -401,6 +401,8 @@ class _Visit:
                 raise Disconnected("the client has gone in the middle of the response")
             self._acknowledged += count
 
+    send_last = send  # what becomes of the connection is the loop's affair
+
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Post part of a regular file, as `Transport` has it."""
         if self._exchange.sends_files and count == self._left:

@@ -33,5 +33,8 @@ class Transport(Protocol):
     def send(self, *parts: bytes) -> None:
         """Send all of the parts, in order."""
 
+    def send_last(self, *parts: bytes) -> None:
+        """Send all of the parts, after which nothing else is sent: the connection is to be closed."""
+
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send `count` bytes of a regular file from `offset` on. Returns how many were sent: fewer if the file ends."""

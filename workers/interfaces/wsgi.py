@@ -205,7 +205,7 @@ class Exchange:
         if not self._begun:
             self._send_whole(b"")
         elif self._framing is _CHUNKED:
-            self._transport.send(LAST_CHUNK)
+            self._sender()(LAST_CHUNK)
         elif self._left:
             raise BadResponseError(f"the body is {self._left} bytes shorter than the Content-Length that was sent")
         self._done = True
@@ -238,7 +238,7 @@ class Exchange:
             raise TypeError(f"the application gave {type(body).__name__} as a piece of body, not bytes")
         head = self._open(len(body))
         if self._framing is _NONE:
-            self._transport.send(head)
+            self._sender()(head)
         else:
             self._left = 0
             self._send(head, body)
@@ -252,7 +252,7 @@ class Exchange:
         head = self._open(min(region.size, self._fields.length) if self._fields.length >= 0 else region.size)
         count = self._left
         if self._framing is _NONE:
-            self._transport.send(head)
+            self._sender()(head)
         elif count <= _SMALL_FILE:
             self._send_within(head, os.pread(region.fd, count, region.offset))
         else:
@@ -283,16 +283,23 @@ class Exchange:
         elif framing is _CLOSE:
             self._send(head, piece)
         elif head:
-            self._transport.send(head)
+            self._sender()(head)
 
     def _send(self, head: bytes, piece: bytes) -> None:
+        """Send a piece of body, after the head if it is the first; `_left` is what is left of it then."""
+        send = self._transport.send if self.persistent else self._sender()
         if not head:
-            self._transport.send(piece)  # alone it is not copied
+            send(piece)  # alone it is not copied
         elif len(piece) <= _SMALL_PIECE:
-            self._transport.send(head + piece)
+            send(head + piece)
         else:
-            self._transport.send(head, piece)
+            send(head, piece)
         self.sent += len(piece)
+
+    def _sender(self) -> Callable[..., None]:
+        """How to send what may be the end of the response, and of the connection."""
+        is_last = not (self.persistent or self._left or self._framing is _CLOSE)
+        return self._transport.send_last if is_last else self._transport.send
 
     def _send_within(self, head: bytes, piece: bytes) -> None:
         """Send as much of `piece` as the Content-Length leaves room for.
@@ -303,8 +310,9 @@ class Exchange:
         surplus = len(piece) - self._left
         if surplus > 0:
             piece = piece[: self._left]
-        self._send(head, piece)
         self._left -= len(piece)
+        if head or piece:
+            self._send(head, piece)
         if surplus > 0:
             raise BadResponseError(f"the body is {surplus} bytes or more longer than the Content-Length that was sent")
 
@@ -351,4 +359,4 @@ class Exchange:
             pass  # nobody is left to be told
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._transport.send(refuse(refusal, head=self.request.method == b"HEAD"))
+        self._transport.send_last(refuse(refusal, head=self.request.method == b"HEAD"))
