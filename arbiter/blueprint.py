@@ -41,6 +41,8 @@ class Blueprint:
     """Gives the application, where it is not named but given by a program."""
     hooks: Hooks | None = None
     """The operator's functions; None if there are none."""
+    handoff: tuple[socket.socket, socket.socket] | None = None
+    """As `Order.handoff`."""
 
     @property
     def app(self) -> str:
@@ -64,7 +66,7 @@ class Blueprint:
 
     @property
     def _may_have_threads(self) -> bool:
-        return self.kind == "threaded" or (self.kind == AUTO and self.settings.threads > 1)
+        return may_have_threads(self.kind, self.settings)
 
     @property
     def rows(self) -> int:
@@ -114,6 +116,7 @@ class Blueprint:
             title=self.title,
             hooks=self.hooks.in_worker(id, log) if self.hooks else None,
             loader=self.loader,
+            handoff=self.handoff,
         )
 
     def template_order(
@@ -138,3 +141,8 @@ class Blueprint:
             hooks=self.hooks.in_template(self.log) if self.hooks else None,
             loader=self.loader,
         )
+
+
+def may_have_threads(kind: str, settings: Settings) -> bool:
+    """Whether a worker of this kind may serve requests in threads of its own."""
+    return kind == "threaded" or (kind == AUTO and settings.threads > 1)

@@ -7,11 +7,12 @@ one is closed, and `tidy` closes what no generation uses any more. So a reload t
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
-from arbiter.blueprint import Blueprint
+from arbiter.blueprint import Blueprint, may_have_threads
 from arbiter.config.schema import STANDARD_LOGGING
-from arbiter.errors import StartError
+from arbiter.errors import StartError, why
 from arbiter.listeners import Listeners
 from arbiter.logs import Log, Sink
 from arbiter.pidfile import PidFile
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from arbiter.systemd import Notifier
     from arbiter.workers.contract import Writer
 
+    Pair = tuple[socket.socket, socket.socket]
+
 
 class Estate:
     """Of one supervisor."""
@@ -44,6 +47,8 @@ class Estate:
         self.blueprints: dict[int, Blueprint] = {}
         """By the number of the generation: of all that have a worker, or are on trial."""
         self._sinks: dict[tuple[str, int], Sink] = {}
+        self._handoffs: dict[str, Pair] = {}
+        """By the protocol of the connections that go through them: whoever takes one must speak it."""
         self._pidfile: PidFile | None = None
         self._old_pidfile = PidFile(*bequest.pidfile) if bequest.pidfile else None
         """That of our predecessor, if it is not ours as well."""
@@ -81,16 +86,18 @@ class Estate:
 
             access = StandardAccess(logger, settings.access_log_skip)
         hooks = open_hooks(log)
+        kind = _kind(settings)
         blueprint = Blueprint(
             number=number,
             settings=settings,
-            kind=_kind(settings),
+            kind=kind,
             groups=self.listeners.get(settings.bind, settings.backlog, Form.of(settings), _share(settings)),
             log=log,
             access=access,
             sinks=frozenset(sink for sink in (error_sink, access_sink) if sink),
             hooks=hooks,
             loader=resolved.loader,
+            handoff=self._handoff(kind, settings),
         )
         if (most := max(settings.workers, settings.max_workers) + settings.surge) * blueprint.rows > ROWS:
             raise StartError(f"workers = {most - settings.surge}: that many, with their threads, are too many for one service.")
@@ -119,6 +126,9 @@ class Estate:
         used = {sink for blueprint in kept for sink in blueprint.sinks}
         for key in [key for key, sink in self._sinks.items() if sink not in used]:
             self._sinks.pop(key).close()
+        for protocol, pair in list(self._handoffs.items()):
+            if all(blueprint.handoff is not pair for blueprint in kept):
+                _close(self._handoffs.pop(protocol))
 
     def close(self) -> None:
         """Give everything back: the end of the service, or of a start that failed."""
@@ -138,9 +148,30 @@ class Estate:
         for sink in self._sinks.values():
             if blueprint and sink not in blueprint.sinks:
                 sink.close()
+        for pair in self._handoffs.values():
+            if not blueprint or pair is not blueprint.handoff:
+                _close(pair)
         for pidfile in (self._pidfile, self._old_pidfile):
             if pidfile:
                 pidfile.forget()  # else its lock would live as long as the last worker
+
+    def _handoff(self, kind: str, settings: Settings) -> Pair | None:
+        """What workers hand connections to each other through, if there is more than one, with threads, and no TLS.
+
+        Raises:
+            StartError: there are no descriptors left.
+        """
+        if settings.certfile or not may_have_threads(kind, settings) or max(settings.workers, settings.max_workers) < 2:
+            return None
+        if settings.protocol not in self._handoffs:
+            try:
+                pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                raise StartError(f"can't make the sockets that workers share: {why(error)}.") from error
+            for end in pair:
+                end.setblocking(False)
+            self._handoffs[settings.protocol] = pair
+        return self._handoffs[settings.protocol]
 
     # Logs -------------------------------------------------------------------------------------------------------------
 
@@ -191,6 +222,11 @@ class Estate:
             self._old_pidfile.own()
             self._old_pidfile.remove()
             self._old_pidfile = None
+
+
+def _close(pair: Pair) -> None:
+    for end in pair:
+        end.close()
 
 
 def _open_log(resolved: Resolved, number: int, sink: Sink) -> Log:

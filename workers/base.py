@@ -327,7 +327,8 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
     """A worker's whole life with the application that `application` gives. Returns the exit status."""
     settle_in(order, f"worker {order.id.slot}")
     wires = (order.channel.fileno(), order.dump, order.lifeline)
-    copies.own((*(listener.fileno() for listener in order.listeners), *wires), order.log)
+    shared = (*order.listeners, *(order.handoff or ()))
+    copies.own((*(each.fileno() for each in shared), *wires), order.log)
     os.environ[ID_VARIABLE] = str(order.id.slot)
     portal.furnish(factory=partial(_new_loop, order.settings.asgi_loop), log=order.log)
     heap.keep()

@@ -268,6 +268,11 @@ class Client(SocketTransport):
         return self._socket if self._tls is None else self._tls
 
     @property
+    def family(self) -> int:
+        """The socket's address family."""
+        return self._client.family
+
+    @property
     def is_secured(self) -> bool:
         """It is under TLS."""
         return self._tls is not None

@@ -185,6 +185,9 @@ class Order:
     hooks: Hooks | None = None
     loader: Callable[[], Any] | None = None
     """Gives the application, where the settings do not name it."""
+    handoff: tuple[socket.socket, socket.socket] | None = None
+    """The two ends of a SOCK_SEQPACKET pair, non-blocking, shared with all other workers of the service: connections that a
+    worker has no thread for go into the second and come out of the first. None: there is nobody to share them with."""
 
     @property
     def row(self) -> Row:

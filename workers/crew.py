@@ -7,7 +7,9 @@ the next thread becomes the standby. So an application that is quick is served b
 interpreter's lock, and one that waits gets all threads within a few milliseconds; and since a thread that has finished looks
 for work before it rests, threads stay busy as long as there is work.
 
-The standby looks at the lead once a pulse, and dozes when nothing happens. Everyone else sleeps without a deadline.
+The standby looks at the lead once a pulse, and dozes when nothing happens. Everyone else sleeps without a deadline. When
+the last thread is about to serve, and there is no standby, somebody else is called to keep watch: it serves nothing, but sees
+to it that what comes while all threads are busy is not left lying.
 """
 
 from __future__ import annotations
@@ -38,16 +40,25 @@ _DROWSY: Final = 20
 class Crew(Generic[Seat, Found]):
     """Threads that poll and serve. A seat is what a thread has of its own."""
 
-    def __init__(self, poll: Callable[[Seat, float], None], serve: Callable[[Seat, Found], bool]) -> None:
+    def __init__(
+        self,
+        poll: Callable[[Seat, float], None],
+        serve: Callable[[Seat, Found], bool],
+        call: Callable[[], None] | None = None,
+    ) -> None:
         """Nobody yet: see `hire`.
 
         Args:
             poll: waits up to so many seconds, and puts into `queue` what it has found. Called by one thread at a time.
             serve: serves something out of the queue; False: the thread is not needed any more. Neither may raise.
+            call: wakes who keeps watch; None: nobody does.
         """
         self.queue: deque[Found] = deque()
         self._poll = poll
         self._serve = serve
+        self._call = call or _nobody
+        self.is_watched = call is None
+        """Somebody keeps watch, or nobody ever does: there is no need to call."""
         self._lead = threading.Lock()
         self._polls = 0
         self._standby = threading.Lock()
@@ -64,8 +75,13 @@ class Crew(Generic[Seat, Found]):
         if self._lead.acquire(blocking=False):
             self._lead_once(seat, 0.0)
 
+    def stand_down(self) -> None:
+        """Keep watch no longer, unless the last thread is serving: who keeps watch asks again after a while."""
+        self.is_watched = False  # before looking: a thread that has given up the lead by then either calls or is seen
+        self.is_watched = not (self._lead.locked() or self._standby.locked())
+
     def _work(self, seat: Seat) -> None:
-        queue, serve, lead = self.queue, self._serve, self._lead
+        queue, serve, lead, standby = self.queue, self._serve, self._lead, self._standby
         while True:
             try:
                 found = queue.popleft()
@@ -75,6 +91,9 @@ class Crew(Generic[Seat, Found]):
                 else:
                     self._follow()
             else:
+                if not self.is_watched and not standby.locked():
+                    self.is_watched = True
+                    self._call()
                 if not serve(seat, found):
                     return
 
@@ -106,3 +125,7 @@ class Crew(Generic[Seat, Found]):
                     quiet += 1
                 else:
                     return
+
+
+def _nobody() -> None:
+    """Nobody keeps watch."""

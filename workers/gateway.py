@@ -69,7 +69,9 @@ class GatewayWorker(Worker):
         )
         if not settings.sendfile:
             worker["wsgi.file_wrapper"] = PlainFileWrapper
+        self._worker_environ = worker
         environs = {name: listener_environ(worker, name) for name in {each.getsockname() for each in self.listeners}}
+        self._environs = {(each["SERVER_NAME"], each["SERVER_PORT"]): each for each in environs.values()}
         self._facts = {each: (int(each.family), environs[each.getsockname()]) for each in self.listeners}
         self.access_log = open_access_log(settings, self.access) if self.access else None
         self.wants_waits = bool(self.fronts.queue_timeout or (self.access_log and self.access_log.wants_queue))
@@ -96,6 +98,12 @@ class GatewayWorker(Worker):
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
         return client, accepted_address(address), environ
+
+    def environ_at(self, server: tuple[str, str]) -> dict[str, Any]:
+        """The environ of the listener with this SERVER_NAME and SERVER_PORT, also of one that other workers have."""
+        if server not in self._environs:
+            self._environs[server] = listener_environ(self._worker_environ, server)
+        return self._environs[server]
 
     def environ(self, listener: dict[str, Any], http: Connection, request: Request, told: Told | None) -> dict[str, Any]:
         """A request's own environ, without its peer; then `introduce` adds what front ends and proxies say, if they do."""

@@ -79,6 +79,7 @@ class Poller:
         """There are fewer descriptors than connections that there may be: who is idle is to make room as if there were none."""
         self._listening = False
         self._deaf_until = 0.0  # 0.0: it is not deaf, or for ever
+        self._is_away = False
         self._arming = threading.Lock()
         self._muted: list[Client] = []
         self._epoll = select.epoll()
@@ -98,7 +99,7 @@ class Poller:
         if seconds:
             now = time.monotonic()
             seconds = min(seconds, max(0.0, self._deadlines.next - now))
-            if self._deaf_until and now >= self._deaf_until:
+            if self._is_away or (self._deaf_until and now >= self._deaf_until):
                 self.listen()
         answered = []
         doors = []
@@ -246,6 +247,7 @@ class Poller:
         """Wait for connections too."""
         with self._arming:
             self._deaf_until = 0.0
+            self._is_away = False
             if not self._listening:
                 self._listening = True
                 for listener in self._listeners.values():
@@ -256,11 +258,26 @@ class Poller:
         """Don't wait for connections, for so long or until a client has gone; 0.0: until `listen`."""
         with self._arming:
             self._deaf_until = time.monotonic() + seconds if seconds else 0.0
-            if self._listening:
-                self._listening = False
-                for listener in self._listeners.values():
-                    with suppress(OSError, ValueError):
-                        self._epoll.unregister(listener)
+            self._is_away = False
+            self._unregister()
+
+    def turn_away(self) -> None:
+        """Don't wait for connections until somebody polls who waits: who doesn't has no thread for them."""
+        with self._arming:
+            self._is_away = self._is_away or self._listening
+            self._unregister()
+
+    def _unregister(self) -> None:
+        """Leave the listeners; called while arming."""
+        if self._listening:
+            self._listening = False
+            for listener in self._listeners.values():
+                with suppress(OSError, ValueError):
+                    self._epoll.unregister(listener)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read from when `poll` has something to tell."""
+        return self._epoll.fileno()
 
     def is_knocked(self) -> bool:
         """Whether a connection waits to be accepted. In a listener that was shut down nobody does, whatever poll says first."""

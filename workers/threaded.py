@@ -6,8 +6,8 @@ body, an idle connection, and what a slow client has not read of its response ho
 the head has been let in, for the same reason: an application that waited for the body would be held by who never sends it.
 
 The main thread serves nothing. It hears orders and signals, whatever the application does; vouches for the worker, which
-shows that the interpreter runs; cancels requests that take too long; and looks after slow clients and deadlines when all
-threads are in the application.
+shows that the interpreter runs; cancels requests that take too long; and when all threads are in the application it looks
+after slow clients and deadlines, and hands who waits for a thread to any worker that has one (`handoff`).
 
 Accepting is serving: a thread that takes a connection serves it at once, one at a time. While all threads are busy nobody
 polls, and the kernel wakes another worker.
@@ -15,9 +15,12 @@ polls, and the kernel wakes another worker.
 
 from __future__ import annotations
 
+import os
 import resource
+import select
 import socket
 import threading
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +32,7 @@ from arbiter.workers.contract import Doing, Exit, Failed
 from arbiter.workers.crew import Crew
 from arbiter.workers.fronts import TOO_MANY
 from arbiter.workers.gateway import LINGER, GatewayWorker
+from arbiter.workers.handoff import AT_ONCE, Handoff, can_move
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
 from arbiter.workers.poller import READ, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
@@ -56,6 +60,10 @@ _TURN: Final = 0.2
 """Seconds from one look of the main thread at what may have been left undone to the next, when all threads are busy."""
 _LAST_TURNS: Final = 0.02
 """The same while it waits for the last request to end."""
+_STUCK: Final = 0.005
+"""Seconds that all threads must have been in requests before another worker is to serve who waits: as long as a thread that
+computes keeps the interpreter from all others anyway (sys.getswitchinterval). Handing a connection over costs both sides
+0.1 ms together, which is nothing to a request that waits longer than that, and would double what a quick one costs."""
 _QUIET: Final = 0.3
 """Seconds that a connection must have been idle before a retiring worker closes it. Who has just had a response, or has just
 connected, may be sending: it gets its answer, and is told to close with it. Others are not waited for."""
@@ -67,7 +75,7 @@ _SPARE: Final = 1024
 class _Seat:
     """A thread, as far as it matters here."""
 
-    __slots__ = ("exchange", "io_bound", "limit", "phase", "row", "substituted")
+    __slots__ = ("began", "exchange", "io_bound", "is_hired", "limit", "phase", "row", "substituted")
 
     def __init__(self, row: Row, substitute: Callable[[_Seat], bool]) -> None:
         self.row = row
@@ -78,6 +86,16 @@ class _Seat:
         """Of the request that it serves."""
         self.substituted = False
         """Another thread has taken its place: it leaves after its request."""
+        self.is_hired = False
+        """It has a thread."""
+        self.began = 0.0
+        """Monotonic seconds: when its HTTP/2 request began; 0.0 if it is in none."""
+
+    def is_stuck(self, latest: float) -> bool:
+        """Whether its thread has been in a request since `latest` (monotonic seconds), or it is none that serves others."""
+        if not self.is_hired or self.substituted:
+            return True
+        return 0.0 < (self.row.started() or self.began) <= latest
 
 
 class ThreadedWorker(GatewayWorker):
@@ -94,10 +112,22 @@ class ThreadedWorker(GatewayWorker):
         self._speaks_http2 = self._may_speak_http2()
         self._http2: Http2InThreads | None = None
         """Made for the first client that speaks it."""
-        self._poller = Poller(self.listeners, settings.worker_connections, self._foreign, self.fronts.per_address)
-        self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take)
+        self._handoff = Handoff(order.handoff) if order.handoff else None
+        doors = [*self.listeners, *([self._handoff.inbox] if self._handoff else [])]
+        self._doors = frozenset(doors)
+        self._poller = Poller(doors, settings.worker_connections, self._foreign, self.fronts.per_address)
+        call = self._wake if self._handoff else None
+        self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take, call)
+        self._stuck = False
+        self._has_waiting = False
+        """Somebody waits who could be handed over, but for those who have not been taken yet."""
+        self._polled = 0.0  # monotonic seconds: when the main thread did last
+        self._readiness = select.poll()
+        self._readiness.register(self.orders, select.POLLIN)
+        self._readiness.register(self._poller.fileno(), select.POLLIN)
         self._door = threading.Lock()
         self._accepting = True
+        self._has_left = False
         self._reported: set[_Seat] = set()
         self._limit = settings.request_timeout
         self._keepalive = settings.keepalive
@@ -151,16 +181,43 @@ class ThreadedWorker(GatewayWorker):
         self.flush_access()
 
     def _hire(self, seat: _Seat) -> None:
+        seat.is_hired = True
         seat.row.phase(Doing.IDLE)
         self._crew.hire(seat, f"arbiter-{self._seats.index(seat) + 1}")
 
     def _turn(self, seconds: float) -> None:
-        self.poll(seconds)
+        if self._stuck:
+            self._readiness.poll((_STUCK if self._has_waiting else seconds) * 1000)
+            self.poll(0)
+        elif self._handoff and self._crew.is_watched:
+            self.poll(min(seconds, _STUCK))
+        else:
+            self.poll(seconds)
         if self._http2 is not None:
             self._http2.tally(self._own.row)
         if self._limit:
             self._cancel_overruns()
+        self._look(seconds)
+
+    def _look(self, seconds: float) -> None:
+        """See to what the threads leave undone: always when they are stuck, else once in so many seconds."""
+        now = monotonic()
+        if self._handoff:
+            self._stuck = all(seat.is_stuck(now - _STUCK) for seat in self._seats)
+            self._has_waiting = False
+            if self._stuck:
+                self._crew.is_watched = True
+            else:
+                self._crew.stand_down()
+                if now - self._polled < seconds:
+                    return
+        self._polled = now
         self._crew.poll_once(self._own)
+
+    def _wake(self) -> None:
+        """End the wait of the main thread."""
+        with suppress(BlockingIOError):  # it has been woken often enough
+            os.write(self._wake_write, b"\0")
 
     def _is_needed(self) -> bool:
         """Whether a retiring worker has anybody to serve."""
@@ -175,10 +232,21 @@ class ThreadedWorker(GatewayWorker):
                     self._crew.queue.extend(self.listeners)
                 else:
                     self._poller.stop_listening()
+            # Nobody leaves somebody behind in the queue; but where that never ends, all others take their share.
+            helps = self.last or now < self.retired_at + self.settings.graceful_timeout / 2
+            is_taking = helps and self._is_handed()
             lost = sum(seat.limit.is_lost(now) for seat in self._seats)
             if self._http2 is not None and not self._http2.is_done:
                 return True
-            return self._accepting or len(self._poller.clients) > lost
+            self._has_left = not (self._accepting or is_taking or len(self._poller.clients) > lost)
+            return not self._has_left
+
+    def _is_handed(self) -> bool:
+        """Whether a connection waits that some worker had no thread for; if so, the next thread looks at it."""
+        if self._handoff is None or not self._handoff.is_waiting:
+            return False
+        self._crew.queue.append(self._handoff.inbox)
+        return True
 
     def _cancel_overruns(self) -> None:
         now = monotonic()
@@ -211,6 +279,8 @@ class ThreadedWorker(GatewayWorker):
                 poller.close(client)
             for client in poller.surplus(others, BREATH):
                 poller.close(client)
+            if self._handoff and self._stuck and seat is self._own:
+                self._hand_on(self._handoff)
         except Exception:
             self.log.exception(_MISTAKE)
 
@@ -228,6 +298,34 @@ class ThreadedWorker(GatewayWorker):
                 self._poller.release(client, READ)  # what it says while we linger is thrown away
         except OSError:
             self._poller.close(client)
+
+    def _hand_on(self, handoff: Handoff) -> None:
+        """All threads are stuck: let any worker that has one serve those who wait for one, and take those who come.
+
+        Called with the lead, so whoever becomes free meanwhile finds what is put back into the queue.
+        """
+        self._poller.turn_away()
+        queue = self._crew.queue
+        room = most = 0 if handoff.is_waiting else AT_ONCE
+        missing = set(self._doors)
+        for _ in range(len(queue)):
+            try:
+                found = queue.popleft()
+            except IndexError:
+                break  # a thread is free
+            if isinstance(found, Client) and can_move(found):
+                if room and handoff.give(found):
+                    room -= 1
+                    self._poller.close(found)
+                    continue
+                self._has_waiting = True
+            elif isinstance(found, socket.socket):
+                missing.discard(found)
+            queue.append(found)
+        if room < most:
+            self.log.debug(f"all threads are in requests: {most - room} connections were handed to whoever has a thread")
+        if queue and self._accepting:  # whoever is free first takes from the queue and does not poll: nobody is to be forgotten
+            queue.extend(missing)
 
     def _expire(self, seat: _Seat, client: Client) -> None:
         """A client's time is over."""
@@ -249,13 +347,16 @@ class ThreadedWorker(GatewayWorker):
             if isinstance(found, Client):
                 self._advance(seat, found)
             elif isinstance(found, socket.socket):
-                self._accept(seat, found)
+                if self._handoff and found is self._handoff.inbox:
+                    self._take_over(seat, self._handoff)
+                else:
+                    self._accept(seat, found)
             else:
                 self._run(seat, found)
         except Exception:  # what an application raises doesn't come here
             self.log.exception(_MISTAKE)
         if seat.substituted:
-            seat.substituted = False
+            seat.substituted = seat.is_hired = False
             seat.row.phase(Doing.NOTHING)
             self._free.append(seat)
             return False
@@ -265,7 +366,9 @@ class ThreadedWorker(GatewayWorker):
         """Answer a request of an HTTP/2 connection."""
         job.io_bound = seat.io_bound
         seat.row.phase(Doing.APP)
+        seat.began = monotonic()
         job.run()
+        seat.began = 0.0
         seat.row.phase(Doing.IDLE)
 
     def _hand_over(self, client: Client, received: bytes) -> None:
@@ -298,7 +401,7 @@ class ThreadedWorker(GatewayWorker):
         with self._door:
             if not self._accepting:
                 return
-            if len(self._poller.clients) + (self._http2.count if self._http2 else 0) >= self._poller.bound:
+            if self._is_full():
                 return  # whoever polls next makes room, or stops listening
             accepted = self.accept(listener)
             if accepted is None:
@@ -320,6 +423,38 @@ class ThreadedWorker(GatewayWorker):
                 client.note_wait()
         client.deadline = client.since + self._patience[client.stage]
         self._advance(seat, client)
+
+    def _take_over(self, seat: _Seat, handoff: Handoff) -> None:
+        """Serve a connection that another worker had no thread for, if there is one.
+
+        It counts among those of its address, but is not refused: it has been let in.
+        """
+        with self._door:
+            if self._has_left or self._is_full():
+                return
+            try:
+                handed = handoff.take()
+            except OSError:
+                self.breathe()
+                return
+            if handed is None:
+                return
+            environ = self.environ_at(handed.server)
+            if handed.shown:
+                environ = {**environ, **handed.shown}
+            patience, room = self._patience[_BODY], self.settings.response_buffer
+            client = Client(handed.connection, handed.address, environ, self.connection(), patience, room)
+            self._poller.add(client)
+        self._crew.queue.append(handoff.inbox)  # as in `_accept`
+        client.is_trusted = self.fronts.trusts(client.host)
+        client.stage = _KEPT if handed.is_kept else _FRESH
+        client.since = handed.since
+        client.deadline = client.since + self._patience[client.stage]
+        self._advance(seat, client)
+
+    def _is_full(self) -> bool:
+        """Whether there can't be one connection more."""
+        return len(self._poller.clients) + (self._http2.count if self._http2 else 0) >= self._poller.bound
 
     def _has_room(self, host: str) -> bool:
         """Whether an address has no more connections than it may."""

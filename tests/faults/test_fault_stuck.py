@@ -1,0 +1,242 @@
+"""When all threads of a worker are in slow requests, those who wait on connections of its are served by its siblings."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from procfs import pids
+from waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harness import Arbiter, Server
+
+pytestmark = pytest.mark.process
+
+APP = """
+import os, threading, time
+
+def application(environ, start_response):
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    if path == "/held":
+        open(f"{query}-{os.getpid()}-{threading.get_ident()}", "x").close()
+        while not os.path.exists(f"open-{query}"):
+            time.sleep(0.01)
+    elif path == "/slow":
+        time.sleep(0.1)
+    server = environ["SERVER_NAME"], environ["SERVER_PORT"]
+    data = " ".join([str(os.getpid()), path, environ["REMOTE_ADDR"], environ["REMOTE_PORT"], *server]).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(data)))])
+    return [data]
+"""
+
+
+class Kept:
+    """A connection that stays."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, timeout=PATIENCE)
+        self.replies = self.socket.makefile("rb")
+        self.worker = 0
+        """The pid of who has answered last."""
+        self.closes = False
+        self.facts = ["127.0.0.1", str(self.socket.getsockname()[1]), address[0], str(address[1])]
+
+    def send(self, *paths: str) -> None:
+        self.socket.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths).encode())
+
+    def reply(self) -> str:
+        """The path that the next response is for.
+
+        Raises:
+            OSError: there is none.
+        """
+        line, length = self.replies.readline(), 0
+        if not line:
+            raise ConnectionError("closed without a response")
+        assert line == b"HTTP/1.1 200 OK\r\n", line
+        while (field := self.replies.readline().lower()) != b"\r\n":
+            length = int(field.partition(b":")[2]) if field.startswith(b"content-length:") else length
+            self.closes |= field == b"connection: close\r\n"
+        worker, path, *facts = self.replies.read(length).decode().split(" ")
+        assert facts == self.facts
+        self.worker = int(worker)
+        return path
+
+    def ask(self, path: str = "/") -> int:
+        """The pid of who has answered."""
+        self.send(path)
+        assert self.reply() == path.partition("?")[0]
+        return self.worker
+
+    def close(self) -> None:
+        self.replies.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Server, int], list[Kept]]]:
+    """Opens so many connections, each of which has had one response."""
+    with contextlib.ExitStack() as opened:
+
+        def open_some(server: Server, count: int) -> list[Kept]:
+            fresh = [opened.enter_context(contextlib.closing(Kept(server.tcp))) for _ in range(count)]
+            for one in fresh:
+                one.ask()
+            return fresh
+
+        yield open_some
+
+
+def fill(server: Server, name: str, connections: list[Kept]) -> None:
+    """Have these hold as many threads, until `name` is opened."""
+    for one in connections:
+        one.send(f"/held?{name}")
+    until(lambda: len(list(server.folder.glob(f"{name}-*"))) == len(connections), "that the threads are held")
+
+
+def descriptors(server: Server) -> int:
+    """How many the service has in all its processes."""
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in [server.pid, *pids(server.workers())])
+
+
+def test_requests_on_connections_of_a_worker_without_a_free_thread_are_answered_by_another(
+    arbiter: Arbiter, connect: Callable[[Server, int], list[Kept]]
+) -> None:
+    """1. Both threads of a worker are held. 2. Others ask on connections that it has kept, one of them in half before that.
+
+    Result: all but that one are answered at once by the other worker, with the facts of their connections, and in order. 3. The
+    same the other way round, over and over: whatever goes to and fro, no descriptor stays behind.
+    """
+    arbiter.write("live.py", APP)
+    server = arbiter.serve("-k", "threaded", "--threads", "2", workers=2)
+    everybody = connect(server, 16)
+    stuck, _ = collections.Counter(one.worker for one in everybody).most_common(1)[0]
+    half, first, second, *others = [one for one in everybody if one.worker == stuck]
+    half.socket.sendall(b"GET /half HTTP/1.1\r\nHost: a\r\n")
+    others[0].ask()
+
+    fill(server, "hold", [first, second])
+    helpers = {one.ask() for one in others}
+    half.socket.sendall(b"\r\n")
+    others[0].send("/1", "/2", "/3")
+    order = [others[0].reply() for _ in range(3)]
+    has_answered, _, _ = select.select([half.socket, first.socket, second.socket], [], [], 0)
+    (server.folder / "open-hold").touch()
+
+    assert stuck not in helpers
+    assert len(helpers) == 1
+    assert order == ["/1", "/2", "/3"]
+    assert has_answered == []
+    assert [(one.reply(), one.worker) for one in (half, first, second)] == [
+        ("/half", stuck),
+        ("/held", stuck),
+        ("/held", stuck),
+    ]
+
+    before = descriptors(server)
+    for number in range(8):
+        stuck = everybody[number].ask()
+        others = [one for one in everybody if one.worker == stuck]
+        fill(server, f"round{number}", others[:2])
+        assert stuck not in {one.ask() for one in others[2:]}
+        (server.folder / f"open-round{number}").touch()
+        for one in others[:2]:
+            one.reply()
+    until(lambda: descriptors(server) == before, lambda: f"{before} descriptors in place of {descriptors(server)}")
+
+
+class Asker(threading.Thread):
+    """Asks on one connection for as long as it is let, and on another when the server says that it closes it."""
+
+    def __init__(self, server: Server, path: str, enough: threading.Event) -> None:
+        super().__init__()
+        self.address, self.path, self.enough = server.tcp, path, enough
+        self.replies = 0
+        self.failures: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            try:
+                connection = Kept(self.address)
+            except OSError:
+                self.enough.wait(0.1)  # the service has ended; if it has not, there will be too few replies
+                continue
+            with contextlib.closing(connection):
+                self._ask_on(connection)
+
+    def _ask_on(self, connection: Kept) -> None:
+        answered = time.monotonic()
+        while not self.enough.is_set() and not connection.closes:
+            idle = time.monotonic() - answered
+            try:
+                connection.ask(self.path)
+            except (OSError, AssertionError) as error:
+                if idle < 0.2:  # a worker that leaves closes who was idle for 0.3 s, as this thread may be on a loaded machine
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                return
+            answered = time.monotonic()
+            self.replies += 1
+            self.enough.wait(0.005)
+
+
+def test_whatever_happens_to_workers_no_request_on_a_kept_connection_is_lost(arbiter: Arbiter) -> None:
+    """1. More slow requests than a worker has threads, and quick ones beside them, all over kept connections.
+
+    2. HUP, TTIN, TTOU. 3. A worker is killed. 4. TERM. Result: only the killed one has taken anybody along.
+    """
+    arbiter.write("live.py", APP)
+    server = arbiter.serve("-k", "threaded", "--threads", "2", "--log-level", "debug", workers=2)
+    enough = threading.Event()
+    askers = [Asker(server, path, enough) for path in ["/slow"] * 5 + ["/"] * 5]
+
+    def failures() -> list[str]:
+        return [failure for asker in askers for failure in asker.failures]
+
+    def more() -> None:
+        wanted = [asker.replies + 3 for asker in askers]
+        until(
+            lambda: all(asker.replies >= least for asker, least in zip(askers, wanted, strict=True)),
+            lambda: f"more replies; failures: {failures()}",
+        )
+
+    try:
+        more()
+        server.send(signal.SIGHUP)
+        server.wait_log("reload done")
+        server.wait_workers(2, 2)
+        more()
+        server.send(signal.SIGTTIN)
+        server.wait_workers(3)
+        more()
+        server.send(signal.SIGTTOU)
+        server.wait_workers(2)
+        more()
+        assert failures() == []
+        killed = server.workers()[0].pid
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: killed not in pids(server.children()), "its end")
+        server.wait_workers(2)
+        more()
+        lost = failures()
+        status = server.stop()
+    finally:
+        enough.set()
+        for asker in askers:
+            asker.join()
+
+    assert len(lost) <= len(askers)
+    assert failures() == lost
+    assert status == 0
+    assert server.count("connections were handed") > 0
