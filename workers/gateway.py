@@ -11,7 +11,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers.accesslog import QUEUE, REQUEST_ID, Entry, Ids, open_access_log
+from arbiter.workers.accessformat import QUEUE, REQUEST_ID
+from arbiter.workers.accesslog import Ids, open_access_log
 from arbiter.workers.base import Worker
 from arbiter.workers.contract import Spent
 from arbiter.workers.fronts import Fronts, accepted_address, host_of, longest_wait, proxied_address, proxied_environ
@@ -74,6 +75,9 @@ class GatewayWorker(Worker):
         self._environs = {(each["SERVER_NAME"], each["SERVER_PORT"]): each for each in environs.values()}
         self._facts = {each: (int(each.family), environs[each.getsockname()]) for each in self.listeners}
         self.access_log = open_access_log(settings, self.access) if self.access else None
+        log = self.access_log
+        self.access_prepares = log is not None and (log.wants_id or log.wants_queue or log.wants_cpu)
+        """Whether the access log needs anything before a request runs."""
         self.wants_waits = bool(self.fronts.queue_timeout or (self.access_log and self.access_log.wants_queue))
         """Whether somebody asks how long requests have waited."""
         self._ids = Ids()
@@ -157,7 +161,7 @@ class GatewayWorker(Worker):
         self.log.info(f"refused a request from {host or 'a unix socket'}: {refusal.status}, {refusal.reason}")
 
     def prepare_access(self, request: Request, environ: dict[str, Any], waited: float, told: Told | None) -> int:
-        """What the access log needs of a request before it runs; gives back what `note_access` asks for as `cpu`.
+        """What the access log needs of a request before it runs, if `access_prepares`; gives back what `note_access` asks for.
 
         `waited` and `told`: as `Fronts.judge` has them.
         """
@@ -172,13 +176,12 @@ class GatewayWorker(Worker):
 
     def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float, cpu: int) -> None:
         """Enter a request that is over, and began at the monotonic moment `started`, into the access log."""
-        if self.access_log:
-            seconds = time.monotonic() - started
+        log = self.access_log
+        if log:
+            seconds = time.monotonic() - started if log.wants_seconds else 0.0
             used = (time.thread_time_ns() - cpu) // 1000 if cpu else -1
             remote = str(environ.get("REMOTE_ADDR", ""))  # what middleware like Werkzeug's ProxyFix put there, as in Gunicorn
-            self.access_log.add(
-                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ, used)
-            )
+            log.add(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ, used)
 
     def flush_access(self) -> None:
         """Write what the access log holds back."""

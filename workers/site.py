@@ -25,7 +25,8 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from arbiter.workers.accesslog import QUEUE, REQUEST_ID, Entry, Ids
+from arbiter.workers.accessformat import QUEUE, REQUEST_ID
+from arbiter.workers.accesslog import Ids
 from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
 from arbiter.workers.fronts import Crowd, Fronts, longest_wait
@@ -364,9 +365,7 @@ class Site:
         remote = client[0] if client else ""
         environ = getattr(exchange, "environ", scope) if self.tells_environ else scope
         if self.access_log:
-            self.access_log.add(
-                Entry(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ)
-            )
+            self.access_log.add(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ)
 
     # The end ----------------------------------------------------------------------------------------------------------
 

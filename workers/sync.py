@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.base import BREATH
@@ -58,11 +59,14 @@ class SyncWorker(GatewayWorker):
         """Serve until told to retire; the last of all also serve what is in the backlog."""
         if self._seconds:
             guard_main_thread(self._limit, self._seconds, self._cancelled, self._lost)
+        patience = self._parting.patience
         while not self.retiring:
-            for listener in self.poll(self._parting.patience):
+            for listener in self.poll(patience):
                 self._take_turn(listener)
             self._parting.sweep()
-            self.flush_access()
+            patience = self._parting.patience
+            if self.access_log:
+                patience = self.access_log.write_behind(inf if patience is None else patience)
         for listener in self.listeners if self.last else ():
             while self._accept(listener):
                 pass
@@ -125,7 +129,7 @@ class SyncWorker(GatewayWorker):
         environ = self.environ(environ, connection, request, told)
         add_peer(environ, address)
         request = self.introduce(environ, connection, request, told)
-        cpu = self.prepare_access(request, environ, waited, told) if self.access_log else 0
+        cpu = self.prepare_access(request, environ, waited, told) if self.access_prepares else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
         if not self._seconds:

@@ -197,6 +197,7 @@ class ThreadedWorker(GatewayWorker):
             self._http2.tally(self._own.row)
         if self._limit:
             self._cancel_overruns()
+        self.flush_access()  # when all threads are in the application, nobody else does
         self._look(seconds)
 
     def _look(self, seconds: float) -> None:
@@ -268,7 +269,7 @@ class ThreadedWorker(GatewayWorker):
         """See who is ready, to those who have their response, and to those whose time is over."""
         try:
             if self.access_log and seconds:
-                self.access_log.flush()
+                seconds = self.access_log.write_behind(seconds)
             poller = self._poller
             for client in poller.poll(seconds, self._crew.queue):
                 self._go_on(client)
@@ -564,7 +565,7 @@ class ThreadedWorker(GatewayWorker):
         request = self.introduce(environ, client.http, request, told)
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
-        cpu = self.prepare_access(request, environ, client.waited, told) if self.access_log else 0
+        cpu = self.prepare_access(request, environ, client.waited, told) if self.access_prepares else 0
         client.waited = UNKNOWN
         persistent = self._keepalive > 0 and not self.retiring
         exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent=persistent)

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arbiter.workers.accesslog import QUEUE, REQUEST_ID
+from arbiter.workers.accessformat import QUEUE, REQUEST_ID
 from arbiter.workers.interfaces import asgi, wsgi
 from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.interfaces.watched import watched

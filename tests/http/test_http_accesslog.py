@@ -6,6 +6,8 @@ import json
 import os
 import re
 import threading
+import time
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 from arbiter.config.kinds import Refused
 from arbiter.config.lists import Skips
-from arbiter.workers import accesslog
-from arbiter.workers.accesslog import QUEUE, REQUEST_ID, AccessLog, Entry, Ids
+from arbiter.workers import accessformat
+from arbiter.workers.accessformat import QUEUE, REQUEST_ID, Entry, Format
+from arbiter.workers.accesslog import HELD, AccessLog, Ids
 from arbiter.workers.protocols.policy import admit
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
@@ -42,7 +45,7 @@ def entry(fields: dict[bytes, bytes] | None = None, **changes: Any) -> Entry:
 def lines(log: AccessLog, writer: Lines, *entries: Entry) -> list[str]:
     """The lines that entries make, without their line ends."""
     for each in entries:
-        log.add(each)
+        log.add(*each)
     log.flush()
     text = b"".join(writer.lines).decode()
     assert text.endswith("\n") or not text
@@ -52,8 +55,11 @@ def lines(log: AccessLog, writer: Lines, *entries: Entry) -> list[str]:
 def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) -> str:
     """The one line that an entry makes, without its line end."""
     writer = Lines()
-    (only,) = lines(AccessLog(form, writer), writer, entry(fields, **changes))
+    (only,) = lines(AccessLog(compiled(form), writer), writer, entry(fields, **changes))
     return only
+
+
+compiled = cache(Format)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,7 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
         environ={REQUEST_ID: "r-1", QUEUE: 4000},
         cpu=17,
     )
-    first, second = map(json.loads, lines(AccessLog("", writer, as_json=True), writer, full, entry(remote="")))
+    first, second = map(json.loads, lines(AccessLog(Format("", as_json=True), writer), writer, full, entry(remote="")))
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", first.pop("time"))
     assert first == {
@@ -192,7 +198,7 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
 @pytest.mark.parametrize("strange", ["7\n", 1.5, True, None, b"7"])
 def test_a_wait_that_the_application_has_made_up_is_unknown(strange: object) -> None:
     writer = Lines()
-    (text,) = lines(AccessLog("", writer, as_json=True), writer, entry(environ={QUEUE: strange}))
+    (text,) = lines(AccessLog(Format("", as_json=True), writer), writer, entry(environ={QUEUE: strange}))
 
     assert json.loads(text)["queue_us"] is None
     assert line("%(queue)s", environ={QUEUE: strange}) == "-"
@@ -200,17 +206,21 @@ def test_a_wait_that_the_application_has_made_up_is_unknown(strange: object) -> 
 
 
 def test_what_no_line_shows_is_not_measured() -> None:
-    plain = AccessLog(COMBINED, Lines())
+    plain = AccessLog(Format(COMBINED), Lines())
+    assert not plain.wants_seconds
     assert not plain.wants_cpu
     assert not plain.wants_id
     assert not plain.wants_queue
-    assert AccessLog("%(queue)s", Lines()).wants_queue
+    assert AccessLog(Format("%(queue)s"), Lines()).wants_queue
+    assert AccessLog(Format("%(D)s"), Lines()).wants_seconds
 
 
 @given(agent=st.binary(), host=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))
 def test_a_json_line_is_json_whatever_a_client_sends(agent: bytes, host: str) -> None:
     writer = Lines()
-    (text,) = lines(AccessLog("", writer, as_json=True), writer, entry({b"user-agent": agent, b"referer": host.encode()}))
+    (text,) = lines(
+        AccessLog(Format("", as_json=True), writer), writer, entry({b"user-agent": agent, b"referer": host.encode()})
+    )
 
     found = json.loads(text)
     assert (found["user_agent"], found["referer"]) == (agent.decode("latin-1") or None, host)
@@ -229,7 +239,7 @@ def test_a_json_line_is_json_whatever_a_client_sends(agent: bytes, host: str) ->
 )
 def test_what_is_to_be_skipped_makes_no_line_and_all_else_does(rules: str, shown: list[str]) -> None:
     writer = Lines()
-    log = AccessLog("%(s)s %(U)s", writer, skip=Skips().parse(rules))
+    log = AccessLog(Format("%(s)s %(U)s", skip=Skips().parse(rules)), writer)
     cases = ((200, b"/"), (304, b"/"), (200, b"/static/a"), (200, b"/healthz"), (503, b"/healthz"))
     entries = [entry(request=admit(b"GET", path, 1, [(b"host", b"a")], 0), status=status) for status, path in cases]
 
@@ -270,11 +280,11 @@ def test_a_clients_id_is_kept_if_it_is_sound_and_replaced_otherwise(sent: bytes,
 
 def test_no_line_is_lost_or_doubled_when_threads_add_and_flush_at_once() -> None:
     writer = Lines()
-    log = AccessLog("%(U)s", writer)
+    log = AccessLog(Format("%(U)s"), writer)
 
     def work(name: int) -> None:
         for number in range(500):
-            log.add(entry(request=admit(b"GET", b"/%d/%d" % (name, number), 1, [(b"host", b"a")], 0)))
+            log.add(*entry(request=admit(b"GET", b"/%d/%d" % (name, number), 1, [(b"host", b"a")], 0)))
             if number % 7 == 0:
                 log.flush()
 
@@ -293,4 +303,53 @@ def test_texts_that_are_kept_stay_bounded_whatever_clients_invent() -> None:
     for number in range(3000):
         line("%(a)s", {b"user-agent": b"agent-%d" % number})
 
-    assert len(accesslog._texts) <= accesslog._KEPT
+    assert len(accessformat._texts) <= accessformat._KEPT
+
+
+HOSTILE = b'one" 200 1 "\\ \x7f\xe9'
+
+
+@pytest.mark.parametrize(
+    "form", [COMBINED, JSON, '%(u)s%({x-a}i)s %(r)s%(m)s %(U)s%(q)s "%(H)s" %(s)s %({X-Two}o)s %({KEY}e)s']
+)
+def test_a_head_that_comes_again_makes_the_line_that_it_made_before(form: str) -> None:
+    """1. Two formats get the same request twice, with all that was made of it, and another client, status and size.
+
+    Result: its lines are those of requests that never came before, each in its own format.
+    """
+    fields = {b"referer": HOSTILE, b"user-agent": HOSTILE, b"x-a": HOSTILE, b"authorization": b"Basic YSJiCjpj"}
+    changed: dict[str, Any] = {"remote": "192.0.2.9", "status": 404, "sent": 0}
+    first = entry(fields)
+
+    found = [undated(line(a_form, request=first.request, **more)) for more in ({}, changed) for a_form in (form, "%(a)s%(r)s")]
+    anew = [undated(line(a_form, fields, **more)) for more in ({}, changed) for a_form in (form, "%(a)s%(r)s")]
+
+    assert found == anew
+    assert first.request.of_head
+
+
+def test_what_is_kept_of_a_head_is_no_longer_than_a_head_that_may_come_again() -> None:
+    long = entry({b"user-agent": b"\xff" * 1000})
+
+    assert line("%(a)s", request=long.request) == "\\u00ff" * 1000
+    assert {} == long.request.of_fields == long.request.of_head
+
+
+def test_lines_are_written_at_once_after_a_pause_and_together_within_a_moment() -> None:
+    writer = Lines()
+    log = AccessLog(compiled("%(s)s"), writer)
+
+    assert log.write_behind(5.0) == 5.0
+    log.add(*entry())
+    assert log.write_behind(5.0) == 5.0
+    assert writer.lines == [b"200\n"]
+    log.add(*entry())
+    log.add(*entry())
+    while (patience := log.write_behind(5.0)) < 5.0:
+        assert patience <= HELD
+        time.sleep(patience)
+    assert writer.lines == [b"200\n", b"200\n200\n"]
+
+
+def undated(text: str) -> str:
+    return re.sub(r"\[\d\d/.*? [+-]\d{4}\]", "[]", text)
