@@ -12,13 +12,14 @@ import argparse
 import datetime as dt
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from typing import Final, TypeVar
 
-from benchmarks import servers, table, workloads
+from benchmarks import log_cost, servers, table, workloads
 from benchmarks.figures import Run, unknown
 from benchmarks.load import H2LOAD, WRK
 from benchmarks.measure import START, WARM, CannotMeasureError, Cores, measure, take_cores
@@ -74,10 +75,14 @@ def main() -> int:
         for number, chosen in enumerate(rounds):
             round_of(run, turned(chosen, number), cores, options.seconds, number)
             save(run, options.output)  # after each round: a run that is stopped has what it has
+        measure_logs(run, log_cost.pairs(cells), cores, log_cost.TURNS * options.rounds)
+        save(run, options.output)
     except KeyboardInterrupt:
         save(run, options.output)
     for workload in run.workloads():
         print(f"\n{table.title_of(workload)}\n{table.text(table.lines(run, workload))}")
+    if run.log_costs:
+        print(f"\nWhat an access log costs a request, CPU us\n{table.text(log_cost.lines(run.log_costs))}")
     print(f"\nWritten to {options.output}; python -m benchmarks.report {options.output} makes docs/performance.md of it.")
     return 0
 
@@ -100,6 +105,18 @@ def round_of(run: Run, cells: list[tuple[Server, Workload]], cores: Cores, secon
             f"  p99 {sample.p99_us / 1e3:8.2f} ms  {sample.pss_bytes / 1e6:5.0f} MB  errors {sample.errors}",
             flush=True,
         )
+
+
+def measure_logs(run: Run, pairs: list[tuple[Server, Server, Workload]], cores: Cores, turns: int) -> None:
+    """Measure what an access log costs each of these."""
+    for plain, logging, workload in pairs:
+        name = f"{plain.name} / {workload.name}"
+        try:
+            run.log_costs[name] = log_cost.differences(plain, logging, workload, cores.server, turns)
+        except CannotMeasureError as error:
+            skip(run, f"{workload.name} / {logging.name}, in turns", str(error))
+            continue
+        print(f"access log  {name:32}{statistics.median(run.log_costs[name]):+9.1f} us", flush=True)
 
 
 def in_round(cells: list[tuple[Server, Workload]], number: int) -> list[tuple[Server, Workload]]:

@@ -116,6 +116,8 @@ class Run:
     """Servers, or `workload / server`, and why there are no figures of them."""
     cells: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     """The rounds of a workload and a server."""
+    log_costs: dict[str, list[float]] = field(default_factory=dict)
+    """Of `server / workload`: what an access log costs, microseconds of processor time per request, turn by turn."""
 
     def add(self, workload: str, server: str, sample: Sample) -> None:
         self.cells.setdefault((workload, server), []).append(sample)
@@ -137,14 +139,19 @@ class Run:
             "  " + json.dumps({"workload": workload, "server": server, "samples": [_values(sample) for sample in samples]})
             for (workload, server), samples in self.cells.items()
         )
-        head = json.dumps({"about": self.about, "skipped": self.skipped, "sample": [*Sample.__slots__]}, indent=1)
+        costs = (
+            {"log_costs": {name: [round(one, 3) for one in all_] for name, all_ in self.log_costs.items()}}
+            if self.log_costs
+            else {}
+        )
+        head = json.dumps({"about": self.about, "skipped": self.skipped, "sample": [*Sample.__slots__]} | costs, indent=1)
         return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
 
     @classmethod
     def from_json(cls, text: str) -> Run:
         """What `to_json` has written."""
         data = json.loads(text)
-        run = cls(data["about"], data["skipped"])
+        run = cls(data["about"], data["skipped"], log_costs=data.get("log_costs", {}))
         for cell in data["cells"]:
             run.cells[cell["workload"], cell["server"]] = [
                 Sample(**dict(zip(data["sample"], values, strict=True))) for values in cell["samples"]

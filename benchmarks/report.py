@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Final
 
-from benchmarks import chart, table
+from benchmarks import chart, log_cost, table
 from benchmarks.figures import Metric, Run
 from benchmarks.servers import HERE
 from benchmarks.servers import SERVERS as TABLE_OF_SERVERS
@@ -17,6 +17,10 @@ FIGURES: Final = "figures"
 """The folder of the charts, in `DOCS`: nothing else is in it."""
 BEGIN: Final = "<!-- made by python -m benchmarks.report: do not edit -->"
 END: Final = "<!-- end of what is made -->"
+LOG_COSTS: Final = (
+    "CPU microseconds per request that the server needs more with an access log in its default format, to a file, than the same"
+    " server without, both under load in turns of a second: the median, and where half of the differences are."
+)
 
 
 def main(result: str) -> None:
@@ -64,6 +68,8 @@ def section(run: Run) -> str:
         metric = table.metric_of(workload)
         by = "" if metric is Metric.CPU else f", compared by {metric.value}"
         parts += [f"### {table.title_of(workload)} (`{workload}`{by})", table.markdown(table.lines(run, workload))]
+    if run.log_costs:
+        parts += ["### What an access log costs a request", LOG_COSTS, table.markdown(log_cost.lines(run.log_costs))]
     parts += [f"* `{server.name}`: {server.note}" for server in TABLE_OF_SERVERS if server.note]
     if run.skipped:
         parts.append("### Not measured, and why")

@@ -197,7 +197,8 @@ class ThreadedWorker(GatewayWorker):
             self._http2.tally(self._own.row)
         if self._limit:
             self._cancel_overruns()
-        self.flush_access()  # when all threads are in the application, nobody else does
+        if self.access_log:
+            self.access_log.write_behind(seconds)  # when all threads are in the application, nobody else does
         self._look(seconds)
 
     def _look(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import chart, report, table
+from benchmarks import chart, log_cost, report, table
 from benchmarks.__main__ import in_round, lasts, turned
 from benchmarks.figures import Metric, Run, Sample, Summary, ratio, summarize
 from benchmarks.load import Load
@@ -114,6 +114,28 @@ def test_a_table_has_the_best_first_and_ratios_to_each_arbiter() -> None:
     assert [row["/ threaded"] for row in columns] == ["1.00", "2.00", "2.40", "8.00"]
     assert [row["CPU us"] for row in columns] == ["25.0", "50.0", "60.0", "200"]
     assert {"10%"} == {row["±"] for row in columns}
+
+
+def test_what_an_access_log_costs_is_written_read_and_shown_with_its_spread() -> None:
+    run = run_of(arbiter_sync=1.0)
+    run.log_costs["arbiter-sync / hello"] = [1.0, 2.0, 3.0, 9.0, -1.0]
+
+    read = Run.from_json(run.to_json())
+
+    assert run.log_costs == read.log_costs
+    assert "| arbiter-sync / hello | +2.0 | +0.0 to +6.0 | 5 |" in report.section(read)
+
+
+def test_every_kind_of_arbiter_is_measured_with_and_without_an_access_log() -> None:
+    cells = [(server, workload) for workload in WORKLOADS for server in SERVERS if server.serves(workload)]
+
+    found = {(plain.name, logging.name, workload.name) for plain, logging, workload in log_cost.pairs(cells)}
+
+    assert {
+        (f"arbiter-{kind}", f"arbiter-{kind}-log", name)
+        for kind in ("sync", "threaded", "async")
+        for name in ("hello", "browser")
+    } == found
 
 
 def test_the_chart_has_a_bar_for_each_server_as_long_as_its_value() -> None:
