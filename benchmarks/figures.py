@@ -139,12 +139,10 @@ class Run:
             "  " + json.dumps({"workload": workload, "server": server, "samples": [_values(sample) for sample in samples]})
             for (workload, server), samples in self.cells.items()
         )
-        costs = (
-            {"log_costs": {name: [round(one, 3) for one in all_] for name, all_ in self.log_costs.items()}}
-            if self.log_costs
-            else {}
-        )
-        head = json.dumps({"about": self.about, "skipped": self.skipped, "sample": [*Sample.__slots__]} | costs, indent=1)
+        about: dict[str, object] = {"about": self.about, "skipped": self.skipped, "sample": [*Sample.__slots__]}
+        if self.log_costs:
+            about["log_costs"] = {name: [round(cost, 3) for cost in costs] for name, costs in self.log_costs.items()}
+        head = json.dumps(about, indent=1)
         return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
 
     @classmethod

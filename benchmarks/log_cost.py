@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUFFIX: Final = "-log"
 SECONDS: Final = 1
 """Of load for either server, in turns: the shortest that wrk knows."""
-TURNS: Final = 2
+TURNS: Final = 3
 """For each round of the other measurements."""
 
 
