@@ -7,7 +7,7 @@ worker is at stands in its rows, which the reader of the bulletin reads for itse
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbiter.lifecycle import Standing
@@ -39,34 +39,34 @@ NOWHERE = Place(0, 0, 0)
 class Entry:
     """A worker, as the supervisor sees it."""
 
-    worker: int
-    gen: int
-    phase: str
-    born: float
+    worker: int = 0
+    gen: int = 0
+    phase: str = ""
+    born: float = 0.0
     """Monotonic seconds."""
-    pid: int
-    row: int
-    rows: int
+    pid: int = 0
+    row: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Bulletin:
     """The service, as the supervisor sees it."""
 
-    version: str
     pid: int
-    started: float
+    version: str = ""
+    started: float = 0.0
     """Monotonic seconds."""
-    is_serving: bool
+    is_serving: bool = False
     """Whether there is a worker that serves, and the service is not about to end."""
-    status: str
-    reloads: int
+    status: str = ""
+    reloads: int = 0
     """How many have been asked for."""
-    is_reloading: bool
+    is_reloading: bool = False
     """Whether the last of them has not come to its end."""
-    refusal: str
+    refusal: str = ""
     """Why the last that was decided was refused; empty if it was not."""
-    workers: tuple[Entry, ...]
+    workers: tuple[Entry, ...] = ()
 
     def encode(self) -> str:
         """As `decode` reads it."""
@@ -74,16 +74,21 @@ class Bulletin:
 
 
 def decode(text: str) -> Bulletin:
-    """What `Bulletin.encode` has made.
+    """What `Bulletin.encode` has made, in this version or another: what is new there is passed over, what is missing is empty.
 
     Raises:
-        ValueError: it was made by another version, or nothing has been posted yet.
+        ValueError: it is no bulletin; or nothing has been posted yet.
     """
     try:
         told: dict[str, Any] = json.loads(text)
-        return Bulletin(**{**told, "workers": tuple(Entry(**entry) for entry in told["workers"])})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"it is of another version: {error}") from error
+        workers = tuple(Entry(**_known(Entry, entry)) for entry in told.get("workers", ()))
+        return Bulletin(**{**_known(Bulletin, told), "workers": workers})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"what it shows is not understood: {error}") from error
+
+
+def _known(kind: type[Bulletin | Entry], told: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: told[field.name] for field in fields(kind) if field.name in told}
 
 
 def compose(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from arbiter.bulletin import decode, report, table
 from arbiter.errors import why
-from arbiter.scoreboard import Reading
+from arbiter.scoreboard import Reading, find
 from arbiter.signals import SIGNALS, Command
 from arbiter.workers.contract import Exit
 
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="\n".join(["verbs:", *lines, f"  {STATUS:<12} {STATUS_DOC}"]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-p", "--pid", required=True, metavar="FILE", help="the pid file that the server was started with")
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("-p", "--pid", metavar="FILE", help="the pid file that the server was started with")
+    whom.add_argument("--main-pid", type=int, metavar="NUMBER", help="the server's process: $MAINPID of systemd's")
     parser.add_argument(
         "-w",
         "--wait",
@@ -63,40 +65,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _act(options)
     except (OSError, ValueError, _NotRunningError) as error:
-        print(f"arbiterctl: {options.pid}: {why(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        name = options.pid or f"process {options.main_pid}"
+        print(f"arbiterctl: {name}: {why(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return Exit.START
 
 
 def _act(options: argparse.Namespace) -> int:
-    pid = running(options.pid)
+    pid = running(options)
     if options.verb == STATUS:
         return _show(Reading.of(pid), as_json=options.json)
-    until = time.monotonic() + options.timeout
-    if not options.wait:
-        os.kill(pid, VERBS[options.verb])
-        return Exit.OK
-    if options.verb == Command.RELOAD.value:
-        return _reload(options.pid, pid, until)
+    if options.wait:
+        until = time.monotonic() + options.timeout
+        return _reload(options, pid, until) if options.verb == Command.RELOAD.value else _stop(options, pid, until)
     os.kill(pid, VERBS[options.verb])
-    while True:
-        try:
-            if running(options.pid) != pid:
-                return Exit.OK  # the next service has begun already
-        except _NotRunningError:
-            return Exit.OK
-        _wait(until, "it has not ended yet, and goes on with that")
+    return Exit.OK
 
 
-def _reload(path: str, pid: int, until: float) -> int:
+def _reload(options: argparse.Namespace, pid: int, until: float) -> int:
     """Reload, and wait until it is decided and, if it was accepted, all workers are of the new generation."""
     reading = Reading.of(pid)
     before = decode(reading.notice()).reloads
-    os.kill(pid, VERBS[Command.RELOAD.value])
+    os.kill(pid, VERBS[options.verb])
     while True:
         bulletin = decode(reading.notice())
         if bulletin.reloads != before and not bulletin.is_reloading:
             break
-        if running(path) != pid:
+        if running(options) != pid:
             raise _NotRunningError("another server has taken its place, before the reload was decided")
         _wait(until, f"the reload is not decided yet, and goes on: {bulletin.status}")
     if bulletin.refusal or not bulletin.is_serving:
@@ -104,6 +98,18 @@ def _reload(path: str, pid: int, until: float) -> int:
         return Exit.START
     print(bulletin.status)
     return Exit.OK
+
+
+def _stop(options: argparse.Namespace, pid: int, until: float) -> int:
+    """Stop, and wait until the supervisor has gone."""
+    os.kill(pid, VERBS[options.verb])
+    while True:
+        try:
+            if running(options) != pid:
+                return Exit.OK  # the next service has begun already
+        except _NotRunningError:
+            return Exit.OK
+        _wait(until, "it has not ended yet, and goes on with that")
 
 
 def _wait(until: float, what: str) -> None:
@@ -119,17 +125,35 @@ def _show(reading: Reading, *, as_json: bool) -> int:
     return Exit.OK if bulletin.is_serving else Exit.START
 
 
-def running(path: str) -> int:
-    """The pid of the supervisor that holds the pid file.
+def running(options: argparse.Namespace) -> int:
+    """The pid of the supervisor that is meant.
 
     Raises:
-        _NotRunningError: nobody does.
+        _NotRunningError: it is not there.
     """
     try:
-        return owner(path)
+        return owner(options.pid) if options.pid else supervisor(options.main_pid)
     except (OSError, ValueError) as error:
         reason = why(error) if isinstance(error, OSError) else error
-        raise _NotRunningError(f"{reason}. Is the server running, with --pid {path}?") from error
+        hint = f"Is the server running, with --pid {options.pid}?" if options.pid else "Is it the main process of the service?"
+        raise _NotRunningError(f"{reason}. {hint}") from error
+
+
+def supervisor(pid: int) -> int:
+    """The pid of the supervisor that this process is, or whose child it is.
+
+    For a moment after an upgrade such a child is the service's main process (`systemd.Notifier.introduce`).
+
+    Raises:
+        OSError: there is no such process, or it is not ours to look at.
+        ValueError: it is no supervisor, nor has one.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        parent = int(file.read().rpartition(b") ")[2].split()[1])  # the name may hold spaces and parentheses: proc_pid_stat(5)
+    for candidate in (pid, parent):
+        if any(decode(Reading(page).notice()).pid == candidate for page in find(candidate)):
+            return candidate
+    raise ValueError("it is no supervisor of this version")
 
 
 def owner(path: str) -> int:

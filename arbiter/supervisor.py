@@ -138,8 +138,8 @@ class Supervisor:
             self._measure()
             for effect in effects:
                 self._shield(self._perform, effect)
-            self._announce()
             self._notify()
+            self._announce()  # last: when arbiterctl ends that waits for a reload, the service manager has been told of it too
             if self._code is not None:
                 return self._code
             for happening in self._kernel.wait(min(self._fleet.wake_at(), self._notices.wake_at(self._kernel.now()))):

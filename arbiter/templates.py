@@ -20,7 +20,7 @@ def service(name: str, *, command: str, directory: str, user: str, graceful_time
 
     Args:
         name: of the site.
-        command: what runs Arbiter in the foreground, with an absolute path.
+        command: what runs Arbiter in the foreground: the absolute path of `arbiter`, beside which `arbiterctl` is, and options.
         directory: where it starts.
         user: who it runs as, and in the group of the same name.
         graceful_timeout: seconds, as the setting.
@@ -33,9 +33,10 @@ After=network.target
 
 [Service]
 Type=notify
-# Ready when a worker is; a reload that is refused shows its reason in `systemctl status`.
+# Ready when a worker is.
 ExecStart={command}
-ExecReload=/bin/kill -HUP $MAINPID
+# `systemctl reload` waits for its end, and fails with the reason if it is refused; the service goes on as it was.
+ExecReload={command.partition(" ")[0]}ctl --main-pid $MAINPID --wait reload
 # After USR2 the new supervisor is the main process; the old one speaks when it has to take the service back.
 NotifyAccess=all
 WorkingDirectory={directory}

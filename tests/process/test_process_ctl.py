@@ -64,6 +64,20 @@ def test_a_reload_that_is_waited_for_ends_with_what_came_of_it(arbiter: Arbiter,
     server.wait_workers(2, generation=5)
 
 
+def test_the_supervisor_is_found_by_its_number_or_a_childs_and_a_stranger_is_not_signalled(
+    arbiter: Arbiter, tmp_path: Path
+) -> None:
+    server = arbiter.serve()
+
+    for number in (server.workers()[0].pid, server.pid):
+        assert ctl(tmp_path, "--main-pid", str(number), "reload", "--wait")[0] == 0
+    assert ctl(tmp_path, "--main-pid", str(os.getpid()), "stop") == (
+        1,
+        f"arbiterctl: process {os.getpid()}: it is no supervisor of this version. Is it the main process of the service?\n",
+    )
+    assert server.count("stopping:") == 0
+
+
 def test_a_stop_that_is_waited_for_has_happened(arbiter: Arbiter, tmp_path: Path) -> None:
     server = arbiter.serve("--pid", "pid")
 
