@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from arbiter.fork import fork
-from arbiter.workers.contract import Exit
+from arbiter.workers.contract import STOCK_ENTRY, Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from arbiter.config.schema import Settings
     from arbiter.workers.contract import Order, TemplateOrder
 
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -35,6 +38,18 @@ answer in its place."""
 SUPERVISORS_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """What reaches workers too when it is sent by name (`pkill`) or to the whole group, and would end or stop them by default. The
 application may take them for itself."""
+
+
+def share_stock(kind: str, settings: Settings) -> None:
+    """Load what all workers of this kind need, once, before the first of them is forked; nothing of it is called here.
+
+    Loaded later it would be one more way to lose a service that runs. Whatever goes wrong, the workers will tell.
+    """
+    module, _, lay_in = STOCK_ENTRY.partition(":")
+    with suppress(Exception):
+        getattr(importlib.import_module(module), lay_in)(kind, settings)
+    gc.collect()
+    gc.freeze()  # a pass of the collector writes to each object that it sees, and a page that is written to is shared no more
 
 
 def fork_child(entry: str, order: Order | TemplateOrder, undo: Callable[[], None]) -> int:

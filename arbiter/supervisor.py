@@ -7,6 +7,7 @@ Each effect, each command and each kind of news has its few lines here, which is
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -31,6 +32,7 @@ from arbiter.notices import Notices
 from arbiter.rehearsal import LOADING, Rehearsed, problem
 from arbiter.signals import Command, cutting
 from arbiter.sockets import queue_length
+from arbiter.spawn import share_stock
 from arbiter.systemd import Notifier, monotonic_usec
 from arbiter.upgrade import Bequest, Neighbours
 from arbiter.workers.contract import AUTO, Drain, Exit, ReopenLogs, Retire, choose_kind
@@ -114,6 +116,7 @@ class Supervisor:
         self._remote(self._kernel.post)
         try:
             self._greet(first)
+            share_stock(first.kind, first.settings)
             if self._resolved.settings.reload:
                 from arbiter.develop import Watcher
 
@@ -129,6 +132,7 @@ class Supervisor:
                 self._inherit()
             self._kernel.close()
             self._estate.close()
+            gc.unfreeze()  # what `share_stock` has frozen may be a program's that goes on
 
     def _loop(self) -> int:
         while True:

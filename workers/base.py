@@ -349,6 +349,7 @@ def live(order: Order, application: Callable[[Order], Any]) -> int:
                 attempt("post_worker_init", lambda: hooks.post_worker_init(order.rows, app, worker.ask_for_successor))
             _warm_up(worker)
             gc.collect()
+            heap.trim()
             gc.freeze()  # the application's modules are here to stay: no pass of the collector, in a request, has to see them
             worker.start()
             worker.serve()
@@ -434,18 +435,22 @@ def _hire(order: Order, app: Any) -> Worker:
     Raises:
         BootError: there is none under these settings.
     """
-    settings = order.settings
-    interface = interface_of(app, settings.interface)
-    has_websockets = settings.websocket_app is not None
-    kind = order.kind
-    if kind == AUTO:
-        kind = choose_kind(is_asgi=interface.is_asgi, threads=settings.threads, has_websockets=has_websockets)
-    if has_websockets and kind == "threaded":
-        kind = "async"  # WebSockets live on a loop, and so, in threads from there, does what is beside them
+    interface = interface_of(app, order.settings.interface)
+    kind = kind_for(order.kind, order.settings, is_asgi=interface.is_asgi)
     worker = worker_class(kind, interface)(order, as_asgi3(app) if interface is Interface.ASGI2 else app)
     if order.kind == AUTO:
         worker.serves = f"{kind}, for {order.title} is {interface.value}"
     return worker
+
+
+def kind_for(kind: str, settings: Settings, *, is_asgi: bool) -> str:
+    """The key of `KINDS` that an order for `kind`, which may be `AUTO`, comes to with such an application."""
+    has_websockets = settings.websocket_app is not None
+    if kind == AUTO:
+        kind = choose_kind(is_asgi=is_asgi, threads=settings.threads, has_websockets=has_websockets)
+    if has_websockets and kind == "threaded":
+        kind = "async"  # WebSockets live on a loop, and so, in threads from there, does what is beside them
+    return kind
 
 
 def settle_in(order: Order | TemplateOrder, role: str) -> None:
@@ -488,11 +493,18 @@ _CROSSED: Final = {
     ("async", False): "arbiter.workers.crossed:LoopGatewayWorker",
 }
 """By kind, and whether the application is ASGI: who serves it, where that is not who serves the other interface."""
+PLACES: Final = (*KINDS.values(), *_CROSSED.values())
+"""Where all classes of workers are."""
 
 
 def worker_class(kind: str, interface: Interface) -> type[Worker]:
     """The class of this kind of worker for such an application."""
-    return _class_at(_CROSSED.get((kind, interface.is_asgi)) or KINDS[kind])
+    return _class_at(class_place(kind, is_asgi=interface.is_asgi))
+
+
+def class_place(kind: str, *, is_asgi: bool) -> str:
+    """Where the class of this kind of worker for such an application is, as ``module:class``."""
+    return _CROSSED.get((kind, is_asgi)) or KINDS[kind]
 
 
 def _class_at(place: str) -> type[Worker]:
@@ -511,7 +523,7 @@ def load_application(order: Order | TemplateOrder) -> Any:
     if settings.certfile:
         _read_keys(order)
     if settings.user or settings.group:  # before they are taken on: Arbiter itself may be installed where they can't read
-        for place in (*KINDS.values(), *_CROSSED.values()):
+        for place in PLACES:
             _class_at(place)
     prepare(settings)
     os.umask(settings.umask)

@@ -31,7 +31,7 @@ KINDS: Final[Mapping[str, str]] = {
     "threaded": "arbiter.workers.threaded:ThreadedWorker",
     "async": "arbiter.workers.asynchronous:AsyncWorker",
 }
-"""Worker kinds by name: where the class is, as ``module:class``. Imported in the child only."""
+"""Worker kinds by name: where the class is, as ``module:class``."""
 
 AUTO: Final = "auto"
 """In place of a kind: the worker chooses when it has the application, and says so when it is ready."""
@@ -45,6 +45,8 @@ def choose_kind(*, is_asgi: bool, threads: int, has_websockets: bool) -> str:
 ENTRY: Final = "arbiter.workers.base:run"
 TEMPLATE_ENTRY: Final = "arbiter.workers.template:run"
 """What a child runs: `run(order) -> exit status`. By name, for the same reason."""
+STOCK_ENTRY: Final = "arbiter.workers.stock:lay_in"
+"""What loads what all workers need, in the supervisor: `lay_in(kind, settings)`."""
 CHECK_ENTRY: Final = "arbiter.workers.check:check"
 """What loads the application for ``--check-config``: `check(settings) -> Failed | None`."""
 

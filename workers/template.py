@@ -19,7 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers import copies, portal
+from arbiter.workers import copies, heap, portal
 from arbiter.workers.app import BootError
 from arbiter.workers.base import live, load_application, reopen, settle_in, take_application
 from arbiter.workers.contract import MAX_MESSAGE, Born, Decoder, Exit, NotBorn, Ready, ReopenLogs, Spawn, encode
@@ -54,6 +54,7 @@ def run(order: TemplateOrder) -> int:
         return error.failed.code
     copies.disown()
     gc.collect()
+    heap.trim()
     gc.freeze()
     order.log.info(f"template: application loaded after {time.monotonic() - began:.2f} s; workers are forked from it")
     _warn(order, inherited)

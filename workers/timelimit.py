@@ -117,7 +117,7 @@ def _stack(thread: int) -> str:
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """Have a thread raise `error`; None: have it not raise what it was to raise."""
-    import ctypes  # not before it is needed: it takes 2 MiB
+    import ctypes  # not before it is needed
 
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
 
