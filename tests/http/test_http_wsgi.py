@@ -214,6 +214,12 @@ def test_an_iterator_with_a_content_length_is_sent_as_it_is() -> None:
     assert (response[b"content-length"], response[b"transfer-encoding"], response.rest) == (b"5", None, b"abcde")
 
 
+def test_blanks_around_a_content_length_are_no_part_of_it() -> None:
+    response, serving = ask(giving([b"hello"], headers=[("Content-Length", " 5\t")]))
+
+    assert (response.status, response.rest, serving.log.text) == (200, b"hello", "")
+
+
 def test_head_and_a_small_body_leave_in_one_send() -> None:
     with Serving(giving([b"hello"])) as serving:
         serving.send(GET)
@@ -934,6 +940,13 @@ def test_what_only_looks_like_a_file_is_read_and_not_sent_by_its_descriptor(tmp_
     assert upper.body == b"LOWER CASE\n" * 10_000
     assert unpacked.body == b"lower case\n" * 10_000
     assert in_memory.body == b"abc"
+
+
+def test_the_file_wrapper_is_an_iterator_with_the_names_of_wsgiref() -> None:
+    wrapper = FileWrapper(io.BytesIO(b"abc"), 4096)
+
+    assert (next(wrapper), next(wrapper, None), wrapper.filelike.closed) == (b"abc", None, False)
+    assert wrapper.blksize >= 4096
 
 
 def test_a_pipe_as_a_file_is_read() -> None:

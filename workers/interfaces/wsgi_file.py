@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, Self
 
 _BLOCK: Final = 64 * 1024
 """Least to read at once; the block size an application names is a suggestion (PEP 3333), and 4 or 8 KiB costs more calls
@@ -24,19 +21,24 @@ class Region(NamedTuple):
 
 
 class FileWrapper:
-    """PEP 3333's file wrapper: an iterable over the blocks of a file-like object."""
+    """PEP 3333's file wrapper: an iterator over the blocks of a file-like object, with the names of wsgiref's."""
 
-    __slots__ = ("_block_size", "_file", "close")
+    __slots__ = ("blksize", "close", "filelike")
 
     def __init__(self, filelike: Any, block_size: int = _BLOCK) -> None:
-        self._file = filelike
-        self._block_size = max(block_size, _BLOCK)
+        self.filelike = filelike
+        self.blksize = max(block_size, _BLOCK)
         if hasattr(filelike, "close"):
             self.close = filelike.close  # only if there is one: the server calls what it finds
 
-    def __iter__(self) -> Iterator[bytes]:
-        while block := self._file.read(self._block_size):
-            yield block
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        block: bytes = self.filelike.read(self.blksize)
+        if not block:
+            raise StopIteration
+        return block
 
     def region(self) -> Region | None:
         """What is left of the file, if the kernel can send it; None for everything else.
@@ -44,7 +46,7 @@ class FileWrapper:
         Only for files just as `open` makes them: other objects have a ``fileno()`` too and read something else
         (gzip.GzipFile its archive, a subclass whatever it likes).
         """
-        file = self._file
+        file = self.filelike
         raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
         if type(raw) is not io.FileIO:
             return None

@@ -512,6 +512,7 @@ def check_response_trailers(headers: Iterable[Iterable[bytes]]) -> bytes:
 
 
 def _declared(value: str) -> int:
+    value = value.strip(" \t")  # no part of it: RFC 9110 section 5.5
     if not (value.isascii() and value.isdigit()) or len(value) > 18:
         raise BadResponseError(f"the response's Content-Length {value!r} is not a number")
     return int(value)
