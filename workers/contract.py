@@ -486,7 +486,7 @@ class Row:
     def begin(self, method: bytes, target: bytes, client: bytes = b"") -> None:
         """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side."""
         words = self._words
-        text = (b"%b %b %b" % (client, method, target))[:TEXT_SIZE]
+        text = b" ".join((client, method, target))[:TEXT_SIZE]
         sequence = words[0]
         words[0] = sequence + 1
         words[1] = 3

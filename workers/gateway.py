@@ -101,7 +101,7 @@ class GatewayWorker(Worker):
         family, environ = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self.note_wait(client)
-        return client, accepted_address(address), environ
+        return client, accepted_address(address) if family == socket.AF_INET6 else address, environ
 
     def environ_at(self, server: tuple[str, str]) -> dict[str, Any]:
         """The environ of the listener with this SERVER_NAME and SERVER_PORT, also of one that other workers have."""

@@ -49,6 +49,8 @@ class SyncWorker(GatewayWorker):
         super().__init__(order, app, multithread=False)
         self._seconds = self.settings.request_timeout
         self._limit = TimeLimit()
+        self._spare: Connection | None = None
+        """One as good as new: it has had whole requests without bodies only, so nobody has a stream over it."""
         timeout = self.settings.timeout
         self._parting = Parting(self._epoll, min(LINGER, timeout * _SHARE) if timeout else LINGER)
 
@@ -89,7 +91,6 @@ class SyncWorker(GatewayWorker):
         if (accepted := self.accept(listener)) is None:
             return False
         client, address, environ = accepted
-        self.vouch()
         parts = False
         try:
             parts = self._serve(client, address, environ)
@@ -105,7 +106,7 @@ class SyncWorker(GatewayWorker):
     def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> bool:
         """Read one request, and have it answered; whether the client needs a moment to take its response."""
         transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
-        connection = self.connection()
+        connection, self._spare = self._spare or self.connection(), None
         waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
         try:
             if opening := self.opening(client, address):
@@ -124,11 +125,13 @@ class SyncWorker(GatewayWorker):
             return False
         started = time.monotonic()
         self.row.begin(request.method, request.target, client_name(address))
-        if self.settings.timeout:
-            transport.last = started + self.settings.timeout * _SHARE
+        if timeout := self.settings.timeout:
+            self.row.beat(started + timeout)
+            transport.last = started + timeout * _SHARE
         environ = self.environ(environ, connection, request, told)
         add_peer(environ, address)
-        request = self.introduce(environ, connection, request, told)
+        if told is not None or connection.variables:
+            request = self.introduce(environ, connection, request, told)
         cpu = self.prepare_access(request, environ, waited, told) if self.access_prepares else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
         environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
@@ -142,6 +145,8 @@ class SyncWorker(GatewayWorker):
             transport.reset()
         elif not connection.is_clear or (not is_silent(request, took) and transport.unread):
             parts = _half_closed(transport)
+        elif not request.length and not connection.variables:
+            self._spare = connection
         if not parts:
             transport.close()
         if self._quota:
@@ -222,8 +227,6 @@ class SyncWorker(GatewayWorker):
             connection.feed(data)
             request = connection.next_request()
             if request is not None:
-                if deadline:
-                    self.vouch()
                 return request
             data = None
 
