@@ -116,7 +116,8 @@ class Supervisor:
         self._remote(self._kernel.post)
         try:
             self._greet(first)
-            share_stock(first.kind, first.settings)
+            if not self._resolved.settings.reload:  # in development no worker is to be ready before the watcher watches
+                share_stock(first.kind, first.settings)
             if self._resolved.settings.reload:
                 from arbiter.develop import Watcher
 
