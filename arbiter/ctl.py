@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> int:
     pid = running(options)
+    if not options.pid:
+        options.main_pid = pid  # the child that led to it may be gone in a moment
     if options.verb == STATUS:
         return _show(Reading.of(pid), as_json=options.json)
     if options.wait:
