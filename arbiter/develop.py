@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,7 @@ class Watcher:
             include=["*.py", *settings.reload_include],
             exclude=list(settings.reload_exclude),
             engine=settings.reload_engine,
+            since=time.time_ns(),
         )
         self._process = subprocess.Popen(
             [sys.executable, "-m", "arbiter.watch", str(os.getpid())], stdin=subprocess.PIPE, text=True

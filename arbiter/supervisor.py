@@ -116,12 +116,11 @@ class Supervisor:
         self._remote(self._kernel.post)
         try:
             self._greet(first)
-            if not self._resolved.settings.reload:  # in development no worker is to be ready before the watcher watches
-                share_stock(first.kind, first.settings)
             if self._resolved.settings.reload:
                 from arbiter.develop import Watcher
 
                 self._watcher = Watcher(self._resolved.settings)
+            share_stock(first.kind, first.settings)
             code = self._loop()
             self._moments.call("on_exit")
             return code

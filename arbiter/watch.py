@@ -39,6 +39,8 @@ class Watch(NamedTuple):
     """Patterns of names of files and folders, or of paths, that don't."""
     engine: str
     """``auto``, ``inotify`` (watchfiles), or ``poll``."""
+    since: int
+    """When the supervisor began, in nanoseconds of the wall clock, as files have them."""
 
     def matters(self, path: str) -> bool:
         """Whether a change of this file is one."""
@@ -113,16 +115,23 @@ def changes(watch: Watch) -> Iterator[bool]:
         yield has_changed
 
 
+def has_missed(watch: Watch, now: int) -> bool:
+    """Whether something has changed since the supervisor began: it serves before this process, which takes a moment, looks."""
+    return any(watch.since < changed <= now for changed in snapshot(watch).values())
+
+
 def main() -> None:
     """Watch until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor
     pid = int(sys.argv[1])
     watch = Watch(**json.loads(sys.stdin.readline()))
+    is_first = True
     for has_changed in changes(watch):
         if select.select([sys.stdin], [], [], 0)[0]:
             return
-        if has_changed:
+        if has_changed or (is_first and has_missed(watch, time.time_ns())):
             os.kill(pid, signal.SIGHUP)
+        is_first = False
 
 
 if __name__ == "__main__":

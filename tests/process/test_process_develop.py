@@ -12,7 +12,7 @@ import pytest
 from harness import app
 from waiting import until
 
-from arbiter.watch import Watch, snapshot
+from arbiter.watch import Watch, has_missed, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_the_watcher_ends_with_the_supervisor_however_that_ends(arbiter: Arbiter
 
 
 def watch(folder: Path, **changes: Any) -> Watch:
-    return Watch([str(folder)], [], ["*.py"], [], "poll")._replace(**changes)
+    return Watch([str(folder)], [], ["*.py"], [], "poll", 0)._replace(**changes)
 
 
 def names(folder: Path, watch: Watch) -> set[str]:
@@ -141,3 +141,15 @@ def test_what_is_included_excluded_or_named_is_heeded(project: Path) -> None:
     )
 
     assert names(project, chosen) == {"app.py", "shop/views.py", "shop/page.html", "env/lib/a.py"}
+
+
+def test_a_change_before_anybody_watched_is_not_missed_and_one_before_the_start_or_from_the_future_is_none(
+    project: Path,
+) -> None:
+    for path in snapshot(watch(project)):
+        os.utime(path, ns=(100, 100))
+    os.utime(project / "app.py", ns=(200, 200))
+
+    assert has_missed(watch(project, since=199), 200)
+    assert not has_missed(watch(project, since=200), 300)
+    assert not has_missed(watch(project, since=150), 199)
