@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbiter.lifecycle import Standing
 from arbiter.notices import describe
-from arbiter.workers.contract import Doing
+from arbiter.workers.contract import Doing, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,50 +113,27 @@ def compose(
 
 def report(bulletin: Bulletin, rows: Callable[[int, int], Sequence[Row]], now: float) -> dict[str, Any]:
     """The bulletin with what stands in the workers' rows, for programs; `now` is monotonic seconds."""
-    workers = []
-    for entry in bulletin.workers:
-        own = rows(entry.row, entry.rows)
-        workers.append(
-            {
-                "worker": entry.worker,
-                "gen": entry.gen,
-                "pid": entry.pid,
-                "phase": entry.phase,
-                "up": round(now - entry.born, 3),
-                "requests": sum(row.read().requests for row in own),
-                "doing": _doing(own, now),
-            }
-        )
-    return {
-        "version": bulletin.version,
-        "pid": bulletin.pid,
-        "up": round(now - bulletin.started, 3),
-        "serving": bulletin.is_serving,
-        "status": bulletin.status,
-        "reloads": bulletin.reloads,
-        "reloading": bulletin.is_reloading,
-        "refusal": bulletin.refusal,
-        "workers": workers,
-    }
+    told = asdict(bulletin)
+    told["up"] = round(now - told.pop("started"), 3)
+    for entry in told["workers"]:
+        own = rows(entry.pop("row"), entry.pop("rows"))
+        entry["up"] = round(now - entry.pop("born"), 3)
+        entry["requests"] = sum(row.read().requests for row in own)
+        is_idle = any(row.read().doing is Doing.IDLE for row in own)
+        entry["doing"] = requests(own, now) or (["idle"] if is_idle else [])
+    return told
 
 
 def table(report: dict[str, Any]) -> list[str]:
     """Lines for people: the service, then a line for each worker and for each further request that it is in."""
-    head = "arbiter {version}, pid {pid}, up {}: {status}".format(_clock(report["up"]), **report)
+    head = f"arbiter {report['version']}, pid {report['pid']}, up {_clock(report['up'])}: {report['status']}"
     places = ("worker", "gen", "pid", "phase", "up", "requests")
     lines: list[Sequence[str]] = [(*places, "doing")]
     for worker in report["workers"]:
-        doing = worker["doing"] or [""]
-        cells = (
-            worker["worker"],
-            worker["gen"],
-            worker["pid"] or "-",
-            worker["phase"],
-            _clock(worker["up"]),
-            worker["requests"],
-        )
-        lines.append((*map(str, cells), doing[0]))
-        lines += [(*("",) * len(cells), more) for more in doing[1:]]
+        shown = {**worker, "pid": worker["pid"] or "-", "up": _clock(worker["up"])}
+        first, *others = worker["doing"] or [""]
+        lines.append((*(str(shown[place]) for place in places), first))
+        lines += [(*("" for _ in places), other) for other in others]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)]
 
@@ -164,11 +141,3 @@ def table(report: dict[str, Any]) -> list[str]:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-def _doing(rows: Sequence[Row], now: float) -> list[str]:
-    """What the writers of these rows are at, the oldest request first."""
-    busy = sorted((started, thread) for thread, row in enumerate(rows) if (started := row.started()))
-    if busy:
-        return [rows[thread].describe(now, thread) for _, thread in busy]
-    return ["idle"] if any(row.read().doing is Doing.IDLE for row in rows) else []

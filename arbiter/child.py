@@ -11,7 +11,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final
 
 from arbiter import facts
-from arbiter.workers.contract import Decoder
+from arbiter.workers.contract import Decoder, requests
 
 if TYPE_CHECKING:
     from arbiter.blueprint import Blueprint
@@ -131,8 +131,7 @@ class Child(Process):
 
     def requests(self, now: float) -> list[str]:
         """The requests that it is in, the oldest first, each for a sentence."""
-        busy = [(started, thread, row) for thread, row in enumerate(self.rows) if (started := row.started())]
-        return [row.describe(now, thread) for _, thread, row in sorted(busy, key=lambda one: one[:2])]
+        return requests(self.rows, now)
 
     def report(self, now: float) -> str:
         """Its requests, a line for each, then the stacks of its threads."""

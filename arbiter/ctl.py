@@ -35,7 +35,7 @@ _AGAIN: Final = 0.05
 
 
 class _NotRunningError(Exception):
-    """There is nobody to tell, any more."""
+    """There is nobody to tell, or not any more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,8 +116,8 @@ def _stop(options: argparse.Namespace, pid: int, until: float) -> int:
 
 def _wait(until: float, what: str) -> None:
     if time.monotonic() >= until:
-        raise _NotRunningError(what)
-    time.sleep(_AGAIN)
+        raise TimeoutError(what)
+    time.sleep(_AGAIN)  # what is waited for happens in another process's memory, which wakes nobody
 
 
 def _show(reading: Reading, *, as_json: bool) -> int:

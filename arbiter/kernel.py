@@ -106,7 +106,7 @@ class Kernel(Protocol):
     def post(self, signal: Signals) -> None:
         """Have the next `wait` say what this signal says. For any thread."""
 
-    def place(self, id: WorkerId) -> Place:  # noqa: A002
+    def place(self, id: WorkerId) -> Place:  # noqa: A002 - its name everywhere
         """Where a worker is to be found, for the bulletin."""
 
     def announce(self, bulletin: Bulletin) -> None:
@@ -165,7 +165,7 @@ class Posix:
     def post(self, signal: Signals) -> None:
         self._inbox.post(signal)
 
-    def place(self, id: WorkerId) -> Place:  # noqa: A002
+    def place(self, id: WorkerId) -> Place:  # noqa: A002 - its name everywhere
         child = self._by_id.get(id)
         return Place(child.pid, self.board.number(child.rows), len(child.rows)) if child else NOWHERE
 

@@ -39,7 +39,8 @@ class Notices:
         self._reloading = 0
         self._is_rehearsing = False
         """Whether the reload has not come to a candidate yet."""
-        self._refusal = ""
+        self.refusal = ""
+        """Why the last reload that was decided was refused, and when; empty if it was not."""
         self._failure = ""
         self._status = ""
         self._status_at = -inf
@@ -75,16 +76,11 @@ class Notices:
         self._remember(why, clock)
 
     def _remember(self, why: str, clock: str) -> None:
-        self._refusal = f"last reload refused {clock}: {why}"
+        self.refusal = f"last reload refused {clock}: {why}"
 
     def is_reloading(self, fleet: Fleet) -> bool:
         """Whether the last reload that was asked for has not come to its end."""
         return not fleet.standing.is_leaving and (self._is_rehearsing or _is_undecided(fleet, self.latest))
-
-    @property
-    def refusal(self) -> str:
-        """Why the last reload that was decided was refused, and when; empty if it was not."""
-        return self._refusal
 
     def hear(self, news: News, words: Mapping[str, object], clock: str) -> None:
         """Remember what the status shows of what was logged."""
@@ -92,7 +88,7 @@ class Notices:
             case News.REFUSED:
                 self._remember(str(words["why"]), clock)
             case News.PROMOTED:
-                self._refusal = ""
+                self.refusal = ""
             case News.NEVER_SERVED | News.GAVE_UP:
                 self._failure = news.sentence.format(**words).partition("\n")[0]
 
@@ -105,7 +101,7 @@ class Notices:
             return []  # the service is our successor's, and so is the manager's ear
         if lines := self._changes(fleet):
             self._extended_at = -inf  # another of the manager's clocks runs from now on
-        status = one_line(self._failure or describe(fleet, busy, self._reloading, self._refusal))
+        status = one_line(self._failure or describe(fleet, busy, self._reloading, self.refusal))
         is_due = lines or now >= self._status_at + STATUS_PERIOD or fleet.standing is Standing.ENDED
         if status != self._status and is_due:
             self._status, self._status_at = status, now

@@ -17,7 +17,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from arbiter.workers.contract import BUCKETS, COUNTERS, ROW_SIZE, Row, Word
+from arbiter.workers.contract import BUCKETS, COUNTERS, ROW_SIZE, Row, Word, steady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,13 +152,7 @@ class Reading:
     def notice(self) -> str:
         """What was posted last; empty before that."""
         head = self._page[_NOTICE : _NOTICE + _HEAD].cast("Q")
-        data = b""
-        for _ in range(100):  # the writer is inside for microseconds
-            before = head[0]
-            data = bytes(self._page[_NOTICE + _HEAD : _NOTICE + _HEAD + head[1]])
-            if before % 2 == 0 and head[0] == before:
-                break
-        return data.decode("utf-8", "replace")
+        return steady(head, lambda: bytes(self._page[_NOTICE + _HEAD : _NOTICE + _HEAD + head[1]])).decode("utf-8", "replace")
 
     def rows(self, first: int, count: int) -> list[Row]:
         """The rows from this number on, to be read only."""

@@ -46,7 +46,7 @@ def share_stock(kind: str, settings: Settings) -> None:
     Loaded later it would be one more way to lose a service that runs. Whatever goes wrong, the workers will tell.
     """
     module, _, lay_in = STOCK_ENTRY.partition(":")
-    with suppress(Exception):
+    with suppress(Exception):  # a library that can't be imported: each worker's boot fails by it, and says so
         getattr(importlib.import_module(module), lay_in)(kind, settings)
     gc.collect()
     gc.freeze()  # a pass of the collector writes to each object that it sees, and a page that is written to is shared no more

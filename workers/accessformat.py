@@ -2,7 +2,8 @@
 
 A format is compiled once into a few functions, each of one f-string, as the standard library makes named tuples: nothing is
 looked up, dispatched or created per request that the line does not show. What a line says of the request's head is made once
-for a head that comes again, as most do (`http1`), and kept where other interfaces keep what they make of it.
+for a head that comes again, as most do (`http1`), and kept where other interfaces keep what they make of it. The language,
+its compiler and the values are here together, since an expression of the first is a name of the last.
 
 Everything that a client or the application chose is escaped as JSON escapes it (control characters, quotes, backslash, all
 that is not ASCII), so that nobody can forge a line or a field, and a format that looks like JSON gives JSON. Durations are

@@ -57,6 +57,7 @@ class AccessLog:
         headers: Sequence[tuple[str, str]] | Sequence[tuple[bytes, bytes]],
         environ: Mapping[str, Any],
         cpu: int = -1,
+        /,
     ) -> None:
         """Take one line: see `Entry` for what it is made of. May be called by any thread."""
         line = self._line(remote, request, status, sent, seconds, headers, environ, cpu)
@@ -105,19 +106,10 @@ class HandedOn(AccessLog):
         self._lines = deque()
         self._note, self._skip = note, skip
 
-    def add(
-        self,
-        remote: str,
-        request: Request,
-        status: int,
-        sent: int,
-        seconds: float,
-        headers: Sequence[tuple[str, str]] | Sequence[tuple[bytes, bytes]],
-        environ: Mapping[str, Any],
-        cpu: int = -1,
-    ) -> None:
-        if not any(covers(skip, status, request.path) for skip in self._skip):
-            self._note(Entry(remote, request, status, sent, seconds, headers, environ, cpu))
+    def add(self, *values: Any) -> None:
+        entry = Entry(*values)
+        if not any(covers(skip, entry.status, entry.request.path) for skip in self._skip):
+            self._note(entry)
 
 
 def open_access_log(settings: Settings, writer: Writer) -> AccessLog:

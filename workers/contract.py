@@ -457,6 +457,17 @@ class Seen(NamedTuple):
     """Who asks (`client_name`); empty where that is not known."""
 
 
+def steady(words: memoryview, copy: Callable[[], bytes]) -> bytes:
+    """A copy that no writer has changed meanwhile; the first of `words` is the writer's `Word.SEQUENCE`."""
+    copied = b""
+    for _ in range(100):  # a writer is inside for microseconds, or has died there
+        before = words[0]
+        copied = copy()
+        if before % 2 == 0 and words[0] == before:
+            break
+    return copied
+
+
 class Row:
     """One line of the scoreboard: written by one worker (or thread), read by anyone.
 
@@ -544,12 +555,7 @@ class Row:
 
     def read(self) -> Seen:
         """What the row says now. Any process; a writer that died inside `begin` or `end` is read as it left the row."""
-        copy = b""
-        for _ in range(100):  # a writer is inside for about a microsecond
-            before = self._words[0]
-            copy = bytes(self._bytes)
-            if before % 2 == 0 and self._words[0] == before:
-                break
+        copy = steady(self._words, lambda: bytes(self._bytes))
         words = memoryview(copy).cast("Q")
         client, _, text = copy[TEXT_OFFSET : TEXT_OFFSET + min(words[Word.TEXT_LENGTH], TEXT_SIZE)].partition(b" ")
         return Seen(
@@ -587,6 +593,12 @@ class Row:
         """`total` (`COUNTERS` words) with this row's counters added. Supervisor side."""
         counters = self._words[Word.REQUESTS : Word.REQUESTS + COUNTERS]
         return [a + b for a, b in zip(total, counters, strict=True)]
+
+
+def requests(rows: Sequence[Row], now: float) -> list[str]:
+    """The requests that the writers of these rows are in, the oldest first, each for a sentence; `now`: monotonic seconds."""
+    busy = sorted((started, thread) for thread, row in enumerate(rows) if (started := row.started()))
+    return [rows[thread].describe(now, thread) for _, thread in busy]
 
 
 COUNTERS: Final = Word.TEXT_LENGTH - Word.REQUESTS

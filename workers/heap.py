@@ -33,7 +33,7 @@ def trim() -> None:
 
     malloc_trim(3) is glibc's; with another C library nothing happens.
     """
-    with suppress(Exception):  # no such function, or no ctypes: a larger worker serves as well
+    with suppress(ImportError, OSError, AttributeError):  # no ctypes, or no such function: a larger worker serves as well
         import ctypes  # the supervisor has it already, for all its workers: see `stock`
 
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -22,7 +22,7 @@ from arbiter.workers.interfaces.asgi_scope import connection_scope
 from arbiter.workers.protocols.policy import Refusal, status_line
 from arbiter.workers.protocols.response import CONTINUE, EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 from arbiter.workers.site import LINGER, QUIET
-from arbiter.workers.transport import AT_ONCE, SLOW_BODY, SLOW_HEAD, UNKNOWN
+from arbiter.workers.transport import SLOW_BODY, SLOW_HEAD, UNKNOWN, is_silent
 
 if TYPE_CHECKING:
     from arbiter.workers.hub import HubTransport
@@ -440,8 +440,8 @@ class Http1Connection(asyncio.Protocol):
         to close has promised to send no more, and if it got its answer at once, it is not looked for (9 us of 100).
         """
         transport = self.transport
-        is_silent = exchange is not None and not exchange.request.persistent and self.site.now - exchange.started < AT_ONCE
-        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or (not is_silent and self.is_unread)):
+        asks = exchange is None or not is_silent(exchange.request, (self.site.now - exchange.started) * 1e9)
+        if self._is_half_closed or not (self._http.pending or not self._http.body_ended or (asks and self.is_unread)):
             self._close()
             return
         self._lingers = True

@@ -33,7 +33,7 @@ def lay_in(kind: str, settings: Settings) -> None:
     for module in needed(kind, settings):
         with suppress(Exception):  # it is missing, or broken: see above
             importlib.import_module(module)
-    with suppress(Exception):
+    with suppress(Exception):  # as above
         head_parser(settings.http)
 
 

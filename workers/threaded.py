@@ -1,5 +1,7 @@
 """The threaded worker: a few threads, many connections, and no thread for a connection that has nothing to do.
 
+It is long for what a connection goes through, stage by stage, in one place; what it is made of has modules of its own.
+
 The threads are leaders and followers (`crew`) over one epoll (`poller`): whichever is awake reads, parses, runs the
 application and writes. Only a whole request gets into the application: an incomplete head, the first `body_buffer` bytes of a
 body, an idle connection, and what a slow client has not read of its response hold no thread. 100-continue is sent as soon as

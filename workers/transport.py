@@ -41,7 +41,7 @@ _JOINED: Final = 64 * 1024
 
 _WITH_THE_END: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)  # Linux has it, and only TCP minds it
 
-AT_ONCE: Final = 0.001
+_AT_ONCE: Final = 0.001
 """Seconds in which what comes behind a request is still on its way: looked for or not, it is missed."""
 
 UNKNOWN: Final = -1.0
@@ -59,12 +59,12 @@ def queue_wait(client: socket.SocketType) -> float:
     return int.from_bytes(info[52:56], sys.byteorder) / 1000
 
 
-def is_silent(request: Request, took: int) -> bool:
+def is_silent(request: Request, took: float) -> bool:
     """Whether a client need not be asked if it has sent more than its request, which was answered in so many nanoseconds.
 
     Who has asked to close has promised to send no more (RFC 9112 section 9.6), and had no time to break it.
     """
-    return not request.persistent and took < AT_ONCE * 1e9
+    return not request.persistent and took < _AT_ONCE * 1e9
 
 
 class SocketTransport:
@@ -151,14 +151,7 @@ class SocketTransport:
         else:
             self._send_all([memoryview(part) for part in parts if part])
             return
-        try:
-            sent = self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise Disconnected(*error.args) from error
-        self.sent += sent
-        if sent < len(data):
+        if (sent := self._send_now(data, socket.MSG_DONTWAIT)) < len(data):
             self._send_all([memoryview(data)[sent:]])
         elif self._tls is not None:
             self._settle(self._tls)
@@ -173,20 +166,24 @@ class SocketTransport:
             self.send(*parts)
             return
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        try:
-            sent = self._socket.send(data, _WITH_THE_END)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise Disconnected(*error.args) from error
-        self.sent += sent
-        if sent < len(data):
+        if (sent := self._send_now(data, _WITH_THE_END)) < len(data):
             self._send_all([memoryview(data)[sent:]])  # without the flag: what the client takes is not held back
             return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the client has gone: whoever closes sees that
+
+    def _send_now(self, data: bytes, flags: int) -> int:
+        """How many bytes of it the kernel takes at once."""
+        try:
+            sent = self._socket.send(data, flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        self.sent += sent
+        return sent
 
     def _send_all(self, views: list[memoryview]) -> None:
         while views:

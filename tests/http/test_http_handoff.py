@@ -34,7 +34,7 @@ def peer() -> Iterator[tuple[socket.socket, Client]]:
     """A client's end of a TCP connection, and what a worker has of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         end = socket.create_connection(listener.getsockname(), timeout=PATIENCE)
-        descriptor, address = listener._accept()  # type: ignore[attr-defined]
+        descriptor, address = listener._accept()  # type: ignore[attr-defined]  # typeshed has no private names
     environ = {"SERVER_NAME": "10.0.0.1", "SERVER_PORT": "8000", "PROXY_PROTOCOL": "TCP4", "SCRIPT_NAME": ""}
     accepted = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
     with end, closing(accepted):

@@ -109,7 +109,7 @@ def test_the_status_shows_each_worker_and_the_request_that_it_is_in(arbiter: Arb
     assert sorted(line.split()[6] for line in lines) == ["GET", "idle"]
 
     told = json.loads(ctl(tmp_path, "-p", "pid", "--json", "status")[1])
-    assert told["serving"]
+    assert told["is_serving"]
     assert sum(worker["requests"] for worker in told["workers"]) == 1
     assert any("GET /held from 127.0.0.1" in doing for worker in told["workers"] for doing in worker["doing"])
     server.release()
