@@ -96,8 +96,8 @@ class Handoff:
             data, ((_, _, descriptor),), _, _ = self.inbox.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
-        # The sender may be of another version: a reload to another kind loads what is installed then. So names may be added, and
-        # never changed.
+        # The sender may be of another version: a reload to another kind loads what is installed then. Names may be added,
+        # and never changed.
         said = json.loads(data)
         return Handed(
             socket.SocketType(said["family"], socket.SOCK_STREAM, 0, int.from_bytes(descriptor, sys.byteorder)),
