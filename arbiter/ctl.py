@@ -33,6 +33,10 @@ WAITED: Final = (Command.STOP.value, Command.QUIT.value, Command.RELOAD.value)
 _AGAIN: Final = 0.05
 """Seconds from one look to the next: a canary takes longer, and a look costs less than a thousandth of that."""
 
+_HEARD: Final = 1.0
+"""Seconds for workers of the old generation to hear that they are to retire, and to leave if they are idle: until then they may
+take one request more. Who is busy finishes that request, and takes none."""
+
 
 class _NotRunningError(Exception):
     """There is nobody to tell, or not any more."""
@@ -84,7 +88,7 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace, pid: int, until: float) -> int:
-    """Reload, and wait until it is decided and, if it was accepted, all workers are of the new generation."""
+    """Reload, and wait until it is decided and, if it was accepted, who comes is served by the new generation only."""
     reading = Reading.of(pid)
     before = decode(reading.notice()).reloads
     os.kill(pid, VERBS[options.verb])
@@ -95,6 +99,10 @@ def _reload(options: argparse.Namespace, pid: int, until: float) -> int:
         if running(options) != pid:
             raise _NotRunningError("another server has taken its place, before the reload was decided")
         _wait(until, f"the reload is not decided yet, and goes on: {bulletin.status}")
+    heard = time.monotonic() + _HEARD
+    while any(entry.phase == "retiring" for entry in bulletin.workers) and time.monotonic() < heard:
+        time.sleep(_AGAIN)  # as in `_wait`
+        bulletin = decode(reading.notice())
     if bulletin.refusal or not bulletin.is_serving:
         print(f"arbiterctl: {bulletin.refusal or bulletin.status}", file=sys.stderr)
         return Exit.START

@@ -11,14 +11,11 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import procfs
 from systemd_user import OBSTACLE, SYSTEMD, make_groups, remove_groups
 from waiting import PATIENCE, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["OBSTACLE", "Machine"]
 
@@ -55,6 +52,8 @@ ln -s /proc/self/fd "$root/dev/fd"
 for pair in 0:stdin 1:stdout 2:stderr; do ln -s "fd/${pair%%:*}" "$root/dev/${pair#*:}"; done
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+# This very project is to be found where it is, also if that is in /tmp.
+case "$PROJECT" in /tmp/*) mkdir -p "$root$PROJECT"; mount --bind "$PROJECT" "$root$PROJECT";; esac
 ip link set lo up
 hostname shop
 cd "$root"
@@ -94,6 +93,7 @@ class Machine:
             "FOLDER": str(self.folder),
             "GROUPS": " ".join(map(str, self.groups)),
             "SYSTEMD": SYSTEMD,
+            "PROJECT": str(Path(__file__).parents[2]),
         }
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
