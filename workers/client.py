@@ -25,6 +25,7 @@ from arbiter.workers.transport import UNKNOWN, SocketTransport, queue_wait
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arbiter.workers.gathering import Gatherer
     from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
@@ -73,6 +74,7 @@ class Client(SocketTransport):
         "_again",
         "_client",
         "_file",
+        "_gatherer",
         "_room",
         "address",
         "answered",
@@ -180,12 +182,36 @@ class Client(SocketTransport):
         encrypted = self._tls.unsent if self._tls is not None else 0
         return encrypted + len(self._late) + (self._file.size if self._file else 0)
 
-    def begin(self, phase: Callable[[Doing], None]) -> None:
-        """A thread serves a request of it from now on, and is told by `phase` what it waits for."""
+    def begin(self, phase: Callable[[Doing], None], gatherer: Gatherer) -> None:
+        """A thread serves a request of it from now on, whose `gatherer` it is, and is told by `phase` what it waits for."""
         self._phase = phase
+        self._gatherer = gatherer
         self._budget = self._patience
         self._mark = self.received = self.sent = 0
         self.last = 0.0
+
+    def send_soon(self, *parts: bytes) -> None:
+        """Send all of the parts, as `Transport` has it."""
+        if self._tls is None:
+            self._gatherer.send(self, parts)
+        else:  # which is not for two threads at once
+            self.send(*parts)
+
+    def settle(self) -> None:
+        """Send what is held, as `Transport` has it."""
+        self._gatherer.settle()
+
+    def offer(self, data: bytes) -> int:
+        """As `gathering.Wire` has it. Who has gone is told so by the next send of its own thread."""
+        try:
+            return 0 if self._late and not self.flush() else self._send_now(data, socket.MSG_DONTWAIT)
+        except Disconnected:
+            return len(data)
+
+    def send_last(self, *parts: bytes) -> None:
+        """Send all of the parts, as `Transport` has it."""
+        self._gatherer.settle()
+        SocketTransport.send_last(self, *parts)
 
     def _add(self, parts: tuple[bytes, ...]) -> bool:
         """Put these aside too, or wait until there is nothing before them."""

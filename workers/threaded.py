@@ -34,6 +34,7 @@ from arbiter.workers.contract import Doing, Exit, Failed
 from arbiter.workers.crew import Crew
 from arbiter.workers.fronts import TOO_MANY
 from arbiter.workers.gateway import LINGER, GatewayWorker
+from arbiter.workers.gathering import Gatherer, Sender
 from arbiter.workers.handoff import AT_ONCE, Handoff, can_move
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
 from arbiter.workers.poller import READ, WRITE, Poller
@@ -77,10 +78,11 @@ _SPARE: Final = 1024
 class _Seat:
     """A thread, as far as it matters here."""
 
-    __slots__ = ("began", "exchange", "io_bound", "is_hired", "limit", "phase", "row", "substituted")
+    __slots__ = ("began", "exchange", "gatherer", "io_bound", "is_hired", "limit", "phase", "row", "substituted")
 
-    def __init__(self, row: Row, substitute: Callable[[_Seat], bool]) -> None:
+    def __init__(self, row: Row, substitute: Callable[[_Seat], bool], wait: Callable[[Gatherer], None]) -> None:
         self.row = row
+        self.gatherer = Gatherer(wait)
         self.phase = row.phase
         self.io_bound = partial(substitute, self)
         self.limit = TimeLimit()
@@ -107,8 +109,9 @@ class ThreadedWorker(GatewayWorker):
         super().__init__(order, app, multithread=True)
         settings = self.settings
         own, *rows = order.rows
-        self._own = _Seat(own, self._substitute)
-        self._seats = [_Seat(row, self._substitute) for row in rows]
+        sender = Sender()
+        self._own = _Seat(own, self._substitute, sender.wait)
+        self._seats = [_Seat(row, self._substitute, sender.wait) for row in rows]
         self._free = self._seats[settings.threads :]
         """For those who take the places of threads that only wait."""
         self._speaks_http2 = self._may_speak_http2()
@@ -560,7 +563,7 @@ class ThreadedWorker(GatewayWorker):
         row = seat.row
         started = monotonic() if self.access_log else 0.0
         row.begin(request.method, request.target, client.name)
-        client.begin(seat.phase)
+        client.begin(seat.phase, seat.gatherer)
         environ = self.environ(client.environ, client.http, request, told)
         environ["REMOTE_ADDR"] = client.host
         if client.port:
@@ -577,6 +580,8 @@ class ThreadedWorker(GatewayWorker):
         elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):
             exchange.persistent, exchange.reset = False, True
         seat.exchange = None
+        if seat.gatherer.size:
+            seat.gatherer.drop()
         late = client.late
         took = row.end(exchange.status, client.sent + late)
         if self._quota:
@@ -638,7 +643,7 @@ class ThreadedWorker(GatewayWorker):
         self.tell_refused(refusal, client.host)
         row = seat.row
         row.begin(b"-", b"-", client.name)
-        client.begin(seat.phase)
+        client.begin(seat.phase, seat.gatherer)
         try:
             client.send(refuse(refusal))
         except OSError:

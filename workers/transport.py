@@ -156,6 +156,11 @@ class SocketTransport:
         elif self._tls is not None:
             self._settle(self._tls)
 
+    send_soon = send  # who has one thread only has nobody to send what the application holds up
+
+    def settle(self) -> None:
+        """Nothing is held."""
+
     def send_last(self, *parts: bytes) -> None:
         """Send all of the parts, as `Transport` has it, and shut down our side if that is the end of them.
 

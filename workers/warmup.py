@@ -26,7 +26,10 @@ class _Nowhere:
     def send(self, *parts: bytes) -> None:
         pass
 
-    send_last = send
+    send_soon = send_last = send
+
+    def settle(self) -> None:
+        pass
 
     def send_file(self, fd: int, offset: int, count: int) -> int:  # noqa: ARG002 - as `Transport` has it
         return count

@@ -401,6 +401,10 @@ class _Visit:
                 raise Disconnected("the client has gone in the middle of the response")
             self._acknowledged += count
 
+    def settle(self) -> None:
+        """Nothing is held: the loop writes what has been posted meanwhile in one piece."""
+
+    send_soon = send
     send_last = send  # what becomes of the connection is the loop's affair
 
     def send_file(self, fd: int, offset: int, count: int) -> int:

@@ -53,6 +53,17 @@ def application(environ, start_response):
         file = open("large", "rb")
         start_response("200 OK", headers)
         return environ["wsgi.file_wrapper"](file)
+    elif path == "/burst":
+        def burst():
+            for number in range(50):
+                yield b"row %d\\n" % number
+            while not os.path.exists("release"):
+                time.sleep(0.01)
+            for number in range(50):
+                yield b"row %d\\n" % number
+            raise OSError("the disk has gone")
+        start_response("200 OK", headers)
+        return burst()
     elif path in ("/held", "/waiting"):
         if path == "/waiting":
             body = str(environ["arbiter.io_bound"]()).encode()
@@ -99,7 +110,7 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def _until(self, enough: int | bytes) -> bytes:
+    def until(self, enough: int | bytes) -> bytes:
         while (enough not in self._data) if isinstance(enough, bytes) else (len(self._data) < enough):
             data = self.socket.recv(65536)
             assert data, f"closed after {bytes(self._data[:200])!r}"
@@ -111,15 +122,15 @@ class Peer:
 
     def response(self) -> Response:
         """The next response, which has a Content-Length or is chunked."""
-        raw = self._until(b"\r\n\r\n")
+        raw = self.until(b"\r\n\r\n")
         head = Response(raw)
         if head[b"transfer-encoding"]:
             while True:
-                line = self._until(b"\r\n")
-                raw += line + self._until(int(line, 16) + 2)
+                line = self.until(b"\r\n")
+                raw += line + self.until(int(line, 16) + 2)
                 if int(line, 16) == 0:
                     return Response(raw)
-        return Response(raw + self._until(int(head[b"content-length"] or b"0")))
+        return Response(raw + self.until(int(head[b"content-length"] or b"0")))
 
     def ask(self, data: bytes = GET) -> Response:
         self.send(data)
@@ -430,6 +441,18 @@ def test_a_refused_client_that_is_still_sending_gets_its_answer(arbiter: Arbiter
 
 
 # Responses ------------------------------------------------------------------------------------------------------------
+
+
+def test_pieces_given_at_once_arrive_while_the_application_makes_the_next(arbiter: Arbiter) -> None:
+    """PEP 3333: a piece is not held back until the next one comes, though many leave in one send."""
+    server = serve(arbiter)
+    with connected(server, get("/burst")) as peer:
+        peer.until(b"row 49\n\r\n")
+        server.release()
+        raw = peer.rest()
+    rows = b"".join(b"%x\r\nrow %d\n\r\n" % (len(b"row %d\n" % number), number) for number in range(50))
+    assert raw == rows, "the end is missing, and nothing else"
+    server.expect("the disk has gone")
 
 
 @pytest.mark.parametrize("path", [f"/large?{LARGE}", f"/pieces?{LARGE // 300_000}", "/file"])

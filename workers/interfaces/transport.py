@@ -33,6 +33,12 @@ class Transport(Protocol):
     def send(self, *parts: bytes) -> None:
         """Send all of the parts, in order."""
 
+    def send_soon(self, *parts: bytes) -> None:
+        """Send all of the parts, in order, at once or a moment later with those that follow: pieces of a body."""
+
+    def settle(self) -> None:
+        """Send what `send_soon` has not sent yet; to be called before any other send."""
+
     def send_last(self, *parts: bytes) -> None:
         """Send all of the parts, after which nothing else is sent: the connection is to be closed."""
 

@@ -205,8 +205,14 @@ class Exchange:
         if not self._begun:
             self._send_whole(b"")
         elif self._framing is _CHUNKED:
-            self._sender()(LAST_CHUNK)
-        elif self._left:
+            if self.persistent:
+                self._transport.send_soon(LAST_CHUNK)
+                self._transport.settle()
+            else:
+                self._transport.send_last(LAST_CHUNK)
+        else:
+            self._transport.settle()
+        if self._left:
             raise BadResponseError(f"the body is {self._left} bytes shorter than the Content-Length that was sent")
         self._done = True
 
@@ -274,9 +280,9 @@ class Exchange:
         framing = self._framing
         if framing is _CHUNKED:
             if len(piece) <= _SMALL_PIECE:
-                self._transport.send(b"%b%x\r\n%b\r\n" % (head, len(piece), piece))
+                self._transport.send_soon(b"%b%x\r\n%b\r\n" % (head, len(piece), piece))
             else:
-                self._transport.send(head + b"%x\r\n" % len(piece), piece, b"\r\n")
+                self._transport.send_soon(head + b"%x\r\n" % len(piece), piece, b"\r\n")
             self.sent += len(piece)
         elif framing is _LENGTH:
             self._send_within(head, piece)
@@ -287,19 +293,23 @@ class Exchange:
 
     def _send(self, head: bytes, piece: bytes) -> None:
         """Send a piece of body, after the head if it is the first; `_left` is what is left of it then."""
-        send = self._transport.send if self.persistent else self._sender()
         if not head:
+            send = self._transport.send_soon if self.persistent else self._sender(soon=True)
             send(piece)  # alone it is not copied
-        elif len(piece) <= _SMALL_PIECE:
+            self.sent += len(piece)
+            return
+        send = self._transport.send if self.persistent else self._sender()
+        if len(piece) <= _SMALL_PIECE:
             send(head + piece)
         else:
             send(head, piece)
         self.sent += len(piece)
 
-    def _sender(self) -> Callable[..., None]:
+    def _sender(self, *, soon: bool = False) -> Callable[..., None]:
         """How to send what may be the end of the response, and of the connection."""
-        is_last = not (self.persistent or self._left or self._framing is _CLOSE)
-        return self._transport.send_last if is_last else self._transport.send
+        if not (self.persistent or self._left or self._framing is _CLOSE):
+            return self._transport.send_last
+        return self._transport.send_soon if soon else self._transport.send
 
     def _send_within(self, head: bytes, piece: bytes) -> None:
         """Send as much of `piece` as the Content-Length leaves room for.
@@ -319,6 +329,8 @@ class Exchange:
     def _fail(self, failure: BaseException) -> None:
         """Answer, or cut the answer short, and tell the log what was the application's fault. In an except block."""
         self.persistent = False
+        if self._begun and not isinstance(failure, Disconnected | TooSlow):
+            self._settle()
         if self._body is not None and self._body.failure is not None:
             failure = self._body.failure  # whatever the application made of it
         request = self.request
@@ -346,6 +358,13 @@ class Exchange:
         else:
             self._log.exception(f"{name}: the application failed; the client was told 500")
             self._answer(Refusal(500, "The application failed; its log says why."))
+
+    def _settle(self) -> None:
+        """Have the client get what there is of a response that is cut short."""
+        try:
+            self._transport.settle()
+        except OSError:
+            pass  # nobody is left to get it
 
     def _answer(self, refusal: Refusal) -> None:
         """Send a response of our own, if none has begun."""
