@@ -31,7 +31,7 @@ from arbiter.workers.app import BootError
 from arbiter.workers.base import BREATH
 from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing, Exit, Failed
-from arbiter.workers.crew import Crew
+from arbiter.workers.crew import PULSE, Crew
 from arbiter.workers.fronts import TOO_MANY
 from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.gathering import Gatherer, Sender
@@ -123,6 +123,7 @@ class ThreadedWorker(GatewayWorker):
         self._poller = Poller(doors, settings.worker_connections, self._foreign, self.fronts.per_address)
         call = self._wake if self._handoff else None
         self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take, call)
+        self._glance_at = 0.0  # monotonic seconds: when who pipelines is to look for others
         self._stuck = False
         self._has_waiting = False
         """Somebody waits who could be handed over, but for those who have not been taken yet."""
@@ -278,7 +279,7 @@ class ThreadedWorker(GatewayWorker):
                 seconds = self.access_log.write_behind(seconds)
             poller = self._poller
             for client in poller.poll(seconds, self._crew.queue):
-                self._go_on(client)
+                self._go_on(seat, client)
             for client in poller.overdue():
                 self._expire(seat, client)
             others = self._http2.count if self._http2 else 0
@@ -291,12 +292,12 @@ class ThreadedWorker(GatewayWorker):
         except Exception:
             self.log.exception(_MISTAKE)
 
-    def _go_on(self, client: Client) -> None:
+    def _go_on(self, seat: _Seat, client: Client) -> None:
         """A client that has its response reads again, or sends something, or has gone."""
         try:
             if client.stage is _WRITING:
                 if client.flush():
-                    self._part(client)
+                    self._part(seat, client)
                 else:
                     self._wait_for(client, _WRITING, WRITE)
             elif client.receive_now() == b"":
@@ -596,7 +597,7 @@ class ThreadedWorker(GatewayWorker):
         if late:
             self._wait_for(client, _WRITING, WRITE)
         else:
-            self._part(client, asks=client.persistent or not is_silent(request, took))
+            self._part(seat, client, asks=client.persistent or not is_silent(request, took))
 
     def _substitute(self, seat: _Seat) -> bool:
         """``arbiter.io_bound``: have another thread serve in place of this one, which only waits. Whether there is one."""
@@ -609,14 +610,17 @@ class ThreadedWorker(GatewayWorker):
             self._hire(substitute)
         return True
 
-    def _part(self, client: Client, *, asks: bool = True) -> None:
+    def _part(self, seat: _Seat, client: Client, *, asks: bool = True) -> None:
         """The client has its response; if the connection ends with it, ask whether it has sent more."""
         http = client.http
         if client.persistent:
             client.answered = False
             if http.pending:
                 client.stage = _PIPELINED
-                client.since = monotonic()
+                client.since = now = monotonic()
+                if now >= self._glance_at:  # while it is in the queue nobody polls, and others wait in the kernel
+                    self._glance_at = now + PULSE
+                    self._crew.poll_once(seat)
                 self._crew.queue.append(client)  # at the end: nobody has two turns while others wait
             else:
                 client.stage = _KEPT

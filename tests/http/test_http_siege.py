@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
+import statistics
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,14 @@ async def application(scope, receive, send):
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b""})
+"""
+COUNTING_APP = """
+from itertools import count
+served = count()
+def application(environ, start_response):
+    body = b"%d" % next(served)
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 """
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -224,3 +235,36 @@ def test_who_is_slow_makes_room_when_all_places_are_taken(arbiter: Arbiter, kind
 
             assert is_served(server), data
     assert [one.pid for one in server.workers()] == [worker.pid]
+
+
+def test_who_pipelines_without_end_has_one_turn_while_others_wait(arbiter: Arbiter) -> None:
+    """1. Eight clients send request upon request, and read. 2. Another asks again and again, and is told how many were served.
+
+    Result: few of the others' requests come before each of its own, not all that lie here (1,500 of each).
+    """
+    arbiter.write("live.py", COUNTING_APP)
+    server = arbiter.serve("-k", "threaded", "--threads", "2", workers=1)
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(GET * 2000)
+
+    def read(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while client.recv(1 << 18):
+                pass
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(connect(server))
+            for does in (send, read):
+                threading.Thread(target=does, args=(client,), daemon=True).start()
+        counted = []
+        with connect(server) as other:
+            for _ in range(60):
+                other.sendall(GET)
+                counted.append(int(other.recv(65536).rpartition(b"\r\n")[2]))
+    between = statistics.median(later - earlier for earlier, later in itertools.pairwise(counted[30:]))
+
+    assert between < 300  # 9; 3,000 when who pipelines is served first
