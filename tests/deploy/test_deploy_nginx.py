@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,5 +92,9 @@ def test_every_way_that_nginx_has_leads_to_the_application_and_tells_it_who_the_
             assert found["HTTP_HOST"].partition(":")[0] == "127.0.0.1"  # nginx tells uwsgi_pass no port
             for chunked in (False, True):
                 assert ask(front, path, body, chunked=chunked)["digest"] == digest
+        with socket.create_connection(("127.0.0.1", front), timeout=PATIENCE) as client:
+            client.sendall(b"GET /uwsgi HTTP/1.0\r\nVia: 1.1 a\r\nVia: 1.1 b\r\n\r\n")  # two variables, and an empty HTTP_HOST
+            with client.makefile("rb") as answer:
+                assert b'"HTTP_VIA": "1.1 a,1.1 b"' in answer.read()
         found = ask(stream, "/")
         assert (found["REMOTE_ADDR"], found["PROXY_PROTOCOL"], found["PROXY_PORT"]) == ("127.0.0.1", "TCP4", str(stream))

@@ -15,9 +15,9 @@ LIMITS = Limits.of(request_line=4094, fields=100, field_size=8190, body=1_000_00
 BASE = {"REQUEST_METHOD": "POST", "REQUEST_URI": "/a%20b?x=1", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "a.example"}
 
 
-def packet(variables: dict[str, str], *, modifiers: tuple[int, int] = (0, 0), cut: int = 0) -> bytes:
+def packet(variables: dict[str, str], *more: tuple[str, str], modifiers: tuple[int, int] = (0, 0), cut: int = 0) -> bytes:
     body = b""
-    for name, value in variables.items():
+    for name, value in (*variables.items(), *more):
         for text in (name.encode("latin-1"), value.encode("latin-1")):
             body += struct.pack("<H", len(text)) + text
     body = body[: len(body) - cut]
@@ -92,6 +92,11 @@ def test_a_body_that_the_front_end_has_read_has_its_length() -> None:
         (packet({**BASE, "CONTENT_LENGTH": "1000001"}), 413),
         (packet({**BASE, "HTTP_TRANSFER_ENCODING": "chunked"}), 400),
         (packet({**BASE, "REQUEST_URI": "/" + "a" * 5000}), 414),
+        (packet(BASE, ("REQUEST_METHOD", "POST")), 400),
+        (packet(BASE, ("CONTENT_LENGTH", "5"), ("CONTENT_LENGTH", "5")), 400),
+        (packet(BASE, ("REMOTE_ADDR", "192.0.2.1"), ("REMOTE_ADDR", "192.0.2.1")), 400),
+        (packet(BASE, ("HTTP_HOST", "a.example")), 400),
+        (packet(BASE, ("HTTP_AUTHORIZATION", "a"), ("HTTP_AUTHORIZATION", "b")), 400),
         (packet({**BASE, "HTTP_X": "a" * 9000}), 431),
         (packet({**BASE, **{f"HTTP_X{at}": "" for at in range(101)}}), 431),
         (packet({**BASE, **{f"X{at}": "" for at in range(200)}}), 431),
@@ -105,13 +110,20 @@ def test_a_packet_that_is_malformed_or_asks_for_too_much_is_refused(raw: bytes, 
     assert refused.value.status == status
 
 
-def test_a_variable_that_is_there_twice_is_refused() -> None:
-    twice = packet({**BASE, "X": "1"}) + b""
-    body = twice[4:] + struct.pack("<H", 1) + b"X" + struct.pack("<H", 1) + b"2"
-    connection = UwsgiConnection(head_parser("auto"), LIMITS)
-    connection.feed(b"\0" + struct.pack("<H", len(body)) + b"\0" + body)
-    with pytest.raises(Refusal):
-        connection.next_request()
+def test_fields_that_the_client_has_sent_twice_are_those_of_http() -> None:
+    """Nginx before 1.23 makes two variables of them."""
+    fields = [("HTTP_COOKIE", "a=b"), ("HTTP_VIA", "1.1 x"), ("HTTP_COOKIE", "c=d"), ("HTTP_VIA", "1.1 y")]
+    found, _ = read(packet(BASE, *fields))
+
+    assert found
+    assert found.fields[1:] == [(b"cookie", b"a=b"), (b"via", b"1.1 x"), (b"cookie", b"c=d"), (b"via", b"1.1 y")]
+
+
+def test_a_host_that_the_client_has_not_sent_may_be_an_empty_variable() -> None:
+    found, _ = read(packet({**BASE, "HTTP_HOST": "", "SERVER_PROTOCOL": "HTTP/1.0"}))
+
+    assert found
+    assert found.fields == []
 
 
 def test_a_packet_that_is_not_whole_is_waited_for() -> None:

@@ -69,41 +69,46 @@ class UwsgiConnection(Connection):
         if len(buffer) < end:
             return None
         self._at = end
-        request = self._admit(self._read(buffer[start + _HEAD : end]))
+        request = self._admit(*self._read(buffer[start + _HEAD : end]))
         self._body = Sized(request.length) if request.length else None
         return request
 
-    def _read(self, packet: bytes) -> dict[str, bytes]:
+    def _read(self, packet: bytes) -> tuple[dict[str, bytes], list[tuple[str, bytes]]]:
+        """The front end's variables, and those that are the client's fields.
+
+        The latter may be there twice, as fields may: nginx before 1.23 does not join them. And it passes an empty HTTP_HOST
+        where there was no Host, in HTTP/1.0.
+        """
         variables: dict[str, bytes] = {}
+        sent: list[tuple[str, bytes]] = []
         at = 0
         while at < len(packet):
             name, at = _take(packet, at)
             value, at = _take(packet, at)
             key = name.decode("latin-1")
-            if key in variables:
+            if key.startswith("HTTP_"):
+                if value or key != "HTTP_HOST":
+                    sent.append((key, value))
+            elif key in variables:
                 raise Refusal(400, "A variable is there twice.")
-            variables[key] = value
+            else:
+                variables[key] = value
             # What the front end itself adds (uwsgi_params has 15) is not the client's doing.
-            if len(variables) > self._limits.fields + _ADDED:
+            if len(variables) + len(sent) > self._limits.fields + _ADDED:
                 raise Refusal(431, "The packet has too many variables.")
-        return variables
+        return variables, sent
 
-    def _admit(self, variables: dict[str, bytes]) -> Request:
+    def _admit(self, variables: dict[str, bytes], sent: list[tuple[str, bytes]]) -> Request:
         method, target = variables.get("REQUEST_METHOD", b""), variables.get("REQUEST_URI", b"")
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
             raise Refusal(400, "The packet has no sound REQUEST_METHOD and REQUEST_URI.")
         if len(method) + len(target) > self._limits.request_line:
             raise Refusal(414, "The request line is too long.")
         fields = []
-        for key, value in variables.items():
-            if key.startswith("HTTP_"):
-                name = key[5:].lower().replace("_", "-").encode("latin-1")
-                if name in _FRAMING:
-                    continue  # of the client's connection with the front end, which has read the body and tells its length
-            elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-                name = key.lower().replace("_", "-").encode()
-            else:
-                continue
+        told = [(key[5:], value) for key, value in sent if key not in _FRAMING]
+        told += [(key, variables[key]) for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if variables.get(key)]
+        for key, value in told:
+            name = key.lower().replace("_", "-").encode("latin-1")
             value = value.strip(b" \t")  # noqa: PLW2901 - as every parser gives it
             if not _FIELD_NAME.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise Refusal(400, "A variable holds what no header field may.")
@@ -112,9 +117,10 @@ class UwsgiConnection(Connection):
             fields.append((name, value))
         if len(fields) > self._limits.fields:
             raise Refusal(431, "The head has too many fields.")
-        minor = 1 if "HTTP_HOST" in variables else 0  # whether there had to be one, the front end has judged
+        names = {key for key, value in sent if value}
+        minor = 1 if "HTTP_HOST" in names else 0  # whether there had to be one, the front end has judged
         request = admit(method, target, minor, fields, self._limits.body)
-        if variables.get("HTTP_TRANSFER_ENCODING") and not variables.get("CONTENT_LENGTH"):
+        if "HTTP_TRANSFER_ENCODING" in names and not variables.get("CONTENT_LENGTH"):
             raise Refusal(400, "The front end has not told the length of a body.")
         if path := variables.get("PATH_INFO"):  # decoded, and perhaps rewritten: it goes before the target's
             escaped = quote(path, safe="/").encode()
@@ -122,9 +128,7 @@ class UwsgiConnection(Connection):
                 raise Refusal(400, "PATH_INFO is no path, or has a NUL in it, or leads out of the root.")
             request = request._replace(path=escaped)
         self.variables = {
-            key: value.decode("latin-1")
-            for key, value in variables.items()
-            if key not in _OWN and not key.startswith("HTTP_") and _NAME.fullmatch(key)
+            key: value.decode("latin-1") for key, value in variables.items() if key not in _OWN and _NAME.fullmatch(key)
         }
         return request._replace(version="HTTP/1.0", persistent=False, expects_continue=False, upgrade=b"")
 
@@ -136,8 +140,18 @@ def is_https(variables: Mapping[str, str]) -> bool:
 
 _ADDED: Final = 64
 _FRAMING: Final = frozenset(
-    {b"transfer-encoding", b"content-length", b"content-type", b"connection", b"expect", b"upgrade", b"keep-alive", b"te"}
+    {
+        "HTTP_TRANSFER_ENCODING",
+        "HTTP_CONTENT_LENGTH",
+        "HTTP_CONTENT_TYPE",
+        "HTTP_CONNECTION",
+        "HTTP_EXPECT",
+        "HTTP_UPGRADE",
+        "HTTP_KEEP_ALIVE",
+        "HTTP_TE",
+    }
 )
+"""Of the client's connection with the front end, which has read the body and tells its length."""
 
 
 def _take(packet: bytes, at: int) -> tuple[bytes, int]:
