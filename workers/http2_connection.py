@@ -9,7 +9,7 @@ Deadlines, by the site's sweep: between requests `keepalive` (before the first `
 gives no window, or does not send the body that an application waits for, has `write_timeout` for each `STRIDE` bytes. A
 stream that is too slow is ended alone, the connection goes with the transport's silence only.
 
-A connection becomes HTTP/2 by ALPN, by its first bytes, or by ``Upgrade: h2c`` (see `http2_offer`).
+A connection becomes HTTP/2 by ALPN; without TLS by its first bytes, or by ``Upgrade: h2c`` (see `http2_offer`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _SWITCH: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUp
 
 def takes_over(connection: Any, request: Request | None, rest: bytes) -> bool:
     """`site.Successor`, for ``h2`` and ``h2c``."""
+    if connection.template["scheme"] == "https" and (request or rest):
+        return False  # behind TLS, ALPN chooses and nothing else: RFC 9113 sections 3.1 and 3.2
     site: Site = connection.site
     successor = Http2Connection(site, connection.template, connection.client)
     successor.waited = connection.waited

@@ -8,7 +8,7 @@ worker's portal loop makes one too. It waits for nothing and owns no socket.
 as HTTP/1 (`http1_connection.Http1Connection`), which hands over where the site names a successor:
 
 * ``upgrades[b"websocket"]``: a GET with ``Upgrade: websocket`` over HTTP/1.1, before the application is called;
-* ``upgrades[b"h2c"]``: likewise (a request with a body is not upgraded);
+* ``upgrades[b"h2c"]``: likewise (a request with a body is not upgraded, nor a connection with TLS);
 * ``upgrades[b"h2"]``: ALPN has chosen ``h2``, or the first bytes are HTTP/2's connection preface; `request` is None then.
 
 A successor is called as ``takes_over(connection, request, rest)``: the connection that it replaces (of which it may use `site`,

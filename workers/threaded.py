@@ -488,7 +488,7 @@ class ThreadedWorker(GatewayWorker):
             client.stage = _PIPELINED
         if not self._has_room(client.host):
             raise TOO_MANY
-        if self._speaks_http2 and _is_preface(opening.received):
+        if self._speaks_http2 and not client.is_secured and _is_preface(opening.received):
             self._hand_over(client, opening.received)
             return False
         return True
@@ -514,7 +514,7 @@ class ThreadedWorker(GatewayWorker):
                 if self.wants_waits:
                     client.note_wait()
                 data = received
-                is_first = client.stage is _FRESH and self._speaks_http2
+                is_first = client.stage is _FRESH and self._speaks_http2 and not client.is_secured
                 if is_first and _is_preface(data):
                     self._hand_over(client, data)
                     return
@@ -689,5 +689,5 @@ def _allow_descriptors(number: int) -> None:
 
 
 def _is_preface(data: bytes) -> bool:
-    """Whether a connection that begins so speaks HTTP/2 without having asked."""
+    """Whether a connection that begins so, without TLS, speaks HTTP/2 without having asked."""
     return data.startswith(_PRI) and _PREFACE.startswith(data[: len(_PREFACE)])

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING
 import pytest
 from certificates import Authority
 from http2_serving import peer
-from http2_wire import DATA, END_STREAM, GOAWAY, PREFACE, RST_STREAM, WINDOW_UPDATE, Peer, SocketWire, frame, get, setting, word
+from http2_wire import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    H2C,
+    PREFACE,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    Peer,
+    SocketWire,
+    frame,
+    get,
+    setting,
+    word,
+)
 from waiting import until
 
 if TYPE_CHECKING:
@@ -146,6 +160,14 @@ def test_alpn_chooses_it_in_a_threaded_worker_too(arbiter: Arbiter) -> None:
         p.send(frame(WINDOW_UPDATE, 0, 0, word(2**30)))
         p.ask(3, get("/large?30"))
         assert p.response(3) == (200, b"x" * 3_000_000)
+    context.set_alpn_protocols(["http/1.1"])
+    for words, status in H2C.items():
+        with (
+            socket.create_connection(server.tcp, timeout=20) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as client,
+        ):
+            client.sendall(words)
+            assert client.recv(12) == b"HTTP/1.1 %d" % status
 
 
 @pytest.mark.parametrize("words", [("-k", "sync"), ("-k", "threaded", "--threads", "2", "--http2", "off")])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from certificates import Authority
 from http2_serving import APP
-from http2_wire import DATA, END_STREAM, GOAWAY, Peer, SocketWire, frame, get, setting, word
+from http2_wire import DATA, END_STREAM, GOAWAY, H2C, Peer, SocketWire, frame, get, setting, word
 
 if TYPE_CHECKING:
     import ssl
@@ -72,9 +72,10 @@ def test_client_gets_the_protocol_that_it_wants(arbiter: Arbiter, tls13: bool) -
     """ALPN.
 
     1. A client without ALPN, and one that wants HTTP/1.1, get HTTP/1.1, twice on a connection.
-    2. One that knows both gets HTTP/2, and a WebSocket in it.
-    3. 3 MB up and 3 MB down, over both.
-    4. TERM: HTTP/2 connections are told, the exit status is 0.
+    2. Nothing that it sends makes HTTP/2 of that: not the preface, and not Upgrade.
+    3. One that knows both gets HTTP/2, and a WebSocket in it.
+    4. 3 MB up and 3 MB down, over both.
+    5. TERM: HTTP/2 connections are told, the exit status is 0.
     """
     site = Site(arbiter)
     version = 0x0304 if tls13 else 0x0303
@@ -87,6 +88,9 @@ def test_client_gets_the_protocol_that_it_wants(arbiter: Arbiter, tls13: bool) -
             data = bytes(range(256)) * 12_000
             request = b"POST /digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data)
             assert http1(client, request + data)[1] == hashlib.sha256(data).hexdigest().encode()
+        for words, status in H2C.items():
+            with site.connect(*protocols, tls13=tls13) as client:
+                assert http1(client, words)[0].startswith(b"HTTP/1.1 %d " % status)
 
     with site.connect("h2", "http/1.1", tls13=tls13) as client:
         assert client.selected_alpn_protocol() == "h2"
