@@ -9,6 +9,7 @@ apart). A reader that has stopped reading holds nobody up: after a moment lines 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from arbiter.errors import StartError, why
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 """The levels of `logging`, by name."""
@@ -29,7 +30,10 @@ LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "err
 PATIENCE_MS: Final = 200
 """How long a line waits for a reader that doesn't read; once it was in vain, lines don't wait until one has gone through."""
 PIECE: Final = select.PIPE_BUF
-"""poll(2) promises room for this many bytes of a pipe, so such a write can't block."""
+"""poll(2) promises room for this many bytes of a pipe, so such a write can't block; nor do bytes of another process get among
+them (pipe(7))."""
+_REPEAT: Final = 60.0
+"""Seconds for which a log whose disk is full now and then is not complained of again."""
 
 
 class Sink:
@@ -45,6 +49,10 @@ class Sink:
         self._stream = stream
         self.fd = self._open()
         self._lost = 0
+        self._is_torn = False
+        """What it ends with is not a whole line."""
+        self._complain: Callable[[str], None] | None = None
+        self._silent_until = 0.0  # monotonic seconds
         self._captures = False
         self._poll: select.poll | None = None
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):  # a file never makes anybody wait for its reader
@@ -92,25 +100,54 @@ class Sink:
         if self._captures:
             self.capture()
 
-    def write(self, line: bytes) -> None:
-        """Write a line, newline included. Never raises, never blocks for longer than `PATIENCE_MS`."""
+    def write(self, lines: bytes) -> None:
+        """Write lines, newlines included. Never raises, and waits for a reader no longer than `PATIENCE_MS`."""
+        note = b""
         if self._lost:
-            line = b"(%d log lines were lost: nobody read them, or the disk was full)\n%b" % (self._lost, line)
+            torn = b"\n" if self._is_torn else b""
+            note = b"%b(%d log lines were lost: nobody read them, or the disk was full)\n" % (torn, self._lost)
+            lines = note + lines
+        done = 0
         try:
-            for start in range(0, len(line), PIECE if self._poll else len(line)):
+            while done < len(lines):
                 if self._poll and not self._poll.poll(0 if self._lost else PATIENCE_MS):
-                    self._lost += 1
-                    return
-                os.write(self.fd, line[start : start + PIECE])
-        except OSError:
-            self._lost += 1
-            return
-        self._lost = 0
+                    raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+                done += os.write(self.fd, _piece(lines, done) if self._poll or done else lines)
+        except OSError as error:
+            self._lose(lines, done, len(note), error)
+        else:
+            self._lost = 0
+            self._is_torn = False
+
+    def _lose(self, lines: bytes, done: int, note: int, error: OSError) -> None:
+        """`done` bytes of these lines were written, of which the first `note` say how many were lost before."""
+        is_first = not self._lost
+        self._lost = lines.count(b"\n", done) if done >= note else self._lost + lines.count(b"\n", note)
+        if done:
+            self._is_torn = not lines.endswith(b"\n", 0, done)
+        now = time.monotonic()
+        if is_first and self._complain and now >= self._silent_until:
+            self._silent_until = now + _REPEAT
+            self._complain(
+                f"the access log can't be written: {why(error)}. Requests are served on, and lines are lost until it can be."
+            )
+
+    def complain_to(self, complain: Callable[[str], None]) -> None:
+        """Have `complain` told when lines of the access log begin to be lost: the log itself can't say it."""
+        self._complain = complain
 
     def close(self) -> None:
         """Close the file; a standard stream is not ours to close."""
         if self.path != "-":
             os.close(self.fd)
+
+
+def _piece(lines: bytes, start: int) -> bytes:
+    """From there on as many whole lines as a pipe takes in one; of a line that is longer, so much of it."""
+    if len(lines) - start <= PIECE:
+        return lines[start:]
+    end = lines.rfind(b"\n", start, start + PIECE) + 1
+    return lines[start : end or start + PIECE]
 
 
 class Log:

@@ -18,7 +18,7 @@ from arbiter.glogging import Logger, Statsd
 from arbiter.logs import Log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from arbiter.config.lists import Skip
     from arbiter.config.schema import Settings
@@ -73,9 +73,12 @@ class StandardAccess:
         self._logger = logger
         self.skip = skip
 
-    def write(self, line: bytes) -> None:
-        """A line that somebody has made already."""
-        self._logger.access_log.info(line.decode("utf-8", "replace").rstrip("\n"))
+    def write(self, lines: bytes) -> None:
+        """Lines that somebody has made already."""
+        self._logger.access_log.info(lines.decode("utf-8", "replace").rstrip("\n"))
+
+    def complain_to(self, complain: Callable[[str], None]) -> None:
+        """Nothing: the logger's handlers say themselves what they can't write."""
 
     def reopen(self) -> None:
         """Nothing: the logger opens its files again, all of them."""

@@ -94,6 +94,8 @@ class Worker(ABC):
         self.app = app
         self.log = order.log
         self.access = order.access
+        if self.access:
+            self.access.complain_to(order.log.warning)
         self.row = order.row
         self.listeners = order.listeners
         self.serves = ""

@@ -110,8 +110,11 @@ class Log(Protocol):
 class Writer(Protocol):
     """Where access log lines go; the supervisor opens it, the fork carries it over."""
 
-    def write(self, line: bytes) -> None:
-        """Write a line, newline included. Never raises."""
+    def write(self, lines: bytes) -> None:
+        """Write lines, newlines included. Never raises."""
+
+    def complain_to(self, complain: Callable[[str], None]) -> None:
+        """Have `complain` told when lines begin to be lost."""
 
     def reopen(self) -> None:
         """Open the file again under its name (after rotation)."""

@@ -136,13 +136,14 @@ def test_a_full_disk_under_the_log_stops_nothing_and_lost_lines_are_counted(arbi
     assert grown == 0
 
 
-def test_a_full_disk_under_the_access_log_stops_no_request(arbiter: Arbiter) -> None:
-    server = arbiter.serve("--access-logfile", "/dev/full")
+def test_a_full_disk_under_the_access_log_stops_no_request_and_is_told_of_once(arbiter: Arbiter) -> None:
+    server = arbiter.serve("--access-logfile", "/dev/full", workers=1)
 
     with server.client() as client:
         client.more(50)
 
     assert client.failures == []
+    assert server.count(r"WARNING.* the access log can't be written: No space left on device\.") == 1
 
 
 def worked(server: Server, fresh: str) -> None:

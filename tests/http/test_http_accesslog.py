@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,9 @@ from arbiter.workers.accessformat import QUEUE, REQUEST_ID, Entry, Format
 from arbiter.workers.accesslog import HELD, AccessLog, Ids
 from arbiter.workers.protocols.policy import admit
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 
@@ -32,6 +35,8 @@ class Lines:
 
     def write(self, line: bytes) -> None:
         self.lines.append(line)
+
+    def complain_to(self, complain: Callable[[str], None]) -> None: ...
 
     def reopen(self) -> None: ...
 
