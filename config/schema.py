@@ -248,7 +248,9 @@ class Settings:
         section="Workers",
         flags=("--io-threads",),
         doc="Threads more for requests that only wait. In a threaded worker a request that calls "
-        '`environ["arbiter.io_bound"]()` does not count as one of `threads`; at most so many do.',
+        '`environ["arbiter.io_bound"]()`, or whose client keeps it waiting, does not count as one of `threads`; at most so '
+        "many do. Where more clients keep threads waiting, and others need one, who has moved nothing for 1 s, or less than "
+        "16 KiB in 5 s, loses its connection.",
     )
     worker_connections: int = setting(
         kinds.Whole(1, example=1000),
@@ -615,8 +617,18 @@ class Settings:
         default=1024 * 1024,
         section="HTTP",
         flags=("--response-buffer",),
-        doc="Bytes of a response that a threaded worker keeps for a slow client. It takes no thread to send them; a larger "
-        "response holds its thread for the rest, up to `write_timeout`. Files need no room.",
+        doc="Bytes of a response that a threaded worker keeps in memory for a slow client. What is more goes to disk "
+        "(`response_spool`). It takes no thread to send them. Files need no room.",
+    )
+    response_spool: int = setting(
+        kinds.Size(example="512MiB"),
+        default=512 * 1024 * 1024,
+        section="HTTP",
+        flags=("--response-spool",),
+        doc="Bytes of disk that a threaded worker takes for slow clients. What they have not read of their responses, beyond "
+        "`response_buffer`, waits in files without a name, in the folder that TMPDIR names or the system's. A response gets an "
+        "eighth of them at most; a larger one holds a thread for the rest, which does not count as one of `threads` (see "
+        "`io_threads`), up to `write_timeout`. 0: none.",
     )
     sendfile: bool = setting(
         kinds.Allowed(),

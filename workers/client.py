@@ -1,26 +1,31 @@
 """A connection of the threaded worker: what is known of it while no thread is held by it.
 
-It is the `Transport` of its requests too. What a client does not take at once of a response is put aside, up to `room`
-bytes (of a file: all of it, since it needs no memory); the thread goes on, and `flush` sends it when the client reads.
+It is the `Transport` of its requests too. What a client does not take at once of a response is put aside, as far as there is
+`Slack` (of a file: all of it, since it needs no room); the thread goes on, and `flush` sends it when the client reads. Where
+a thread has to wait for its client all the same, another one takes its place after a moment, if there is one.
 
 Rule: a client is owned. While it is `busy`, by the thread that serves it; else by whoever holds the lead (see `poller`).
-Only the owner calls its methods and writes its attributes.
+Only the owner calls its methods and writes its attributes, but for `yields_from` and `yields`, which are the lead's.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import sys
+import termios
 from enum import Enum
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arbiter.workers.contract import Doing, client_name
-from arbiter.workers.interfaces.transport import Disconnected
+from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.protocols.http1 import READ_SIZE
-from arbiter.workers.transport import UNKNOWN, SocketTransport, queue_wait
+from arbiter.workers.slack import BLOCK, Overflow
+from arbiter.workers.transport import SLOW_BODY, STRIDE, UNKNOWN, SocketTransport, queue_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +34,19 @@ if TYPE_CHECKING:
     from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.slack import Slack
     from arbiter.workers.tlssocket import TlsSocket
 
 
 _MOMENT: Final = 0.001
 """Seconds until a client that took nothing is asked again, as long as there is room for what the application gives: each
 attempt in vain costs as much as 10 KiB of response."""
+_HELD: Final = 0.02
+"""Seconds that a thread waits for its client before another one takes its place: a few round trips to most of them."""
+_SLICE: Final = 0.1
+"""Seconds from one look of a thread that waits for its client, whether it still must, to the next."""
+_STILL: Final = 1.0
+"""Seconds without a byte after which a client that holds a thread, or disk, may have to make room for those who wait."""
 
 
 class Stage(Enum):
@@ -75,7 +87,13 @@ class Client(SocketTransport):
         "_client",
         "_file",
         "_gatherer",
-        "_room",
+        "_overflow",
+        "_relieve",
+        "_seen",
+        "_seen_at",
+        "_slack",
+        "_stride",
+        "_stride_at",
         "address",
         "answered",
         "armed",
@@ -84,8 +102,10 @@ class Client(SocketTransport):
         "deadline",
         "environ",
         "fd",
+        "holds",
         "host",
         "http",
+        "is_relieved",
         "is_trusted",
         "mark",
         "name",
@@ -98,10 +118,11 @@ class Client(SocketTransport):
         "stage",
         "waited",
         "wanted",
+        "yields",
     )
 
     def __init__(
-        self, client: socket.SocketType, address: Any, environ: dict[str, Any], http: Connection, patience: float, room: int
+        self, client: socket.SocketType, address: Any, environ: dict[str, Any], http: Connection, patience: float, slack: Slack
     ) -> None:
         """A fresh one, owned by the thread that has accepted it.
 
@@ -111,7 +132,7 @@ class Client(SocketTransport):
             environ: of its listener; not to be changed.
             http: nothing has been fed to it.
             patience: seconds to wait for `transport.STRIDE` bytes.
-            room: most bytes to put aside.
+            slack: where to put aside what it does not take.
         """
         super().__init__(client, patience=patience, phase=_nobody)
         self.fd = client.fileno()
@@ -143,8 +164,19 @@ class Client(SocketTransport):
         """It has its response, or what there is of it has been put aside: the stages WRITING and LINGERING."""
         self.persistent = False
         """It may go on after the response that it is being sent."""
-        self._room = room
+        self.holds = False
+        """A thread waits for it, and has for a while."""
+        self.is_relieved = False
+        """Another thread has taken the place of the one that serves it."""
+        self.yields = False
+        """It has to make room."""
+        self._relieve: Callable[[], bool] = _no_thread
+        self._seen: int | None = None  # bytes that it had sent and taken at `_seen_at`, since when it has moved none
+        self._seen_at = self._stride_at = 0.0
+        self._stride = 0  # the same when its last stride began
+        self._slack = slack
         self._late = bytearray()
+        self._overflow: Overflow | None = None  # what comes behind `_late`, which is never empty then
         self._again = 0.0  # monotonic seconds: when it may be worth while to try to send more
         self._file: _File | None = None
 
@@ -180,12 +212,28 @@ class Client(SocketTransport):
     def late(self) -> int:
         """Bytes of the response that have been put aside."""
         encrypted = self._tls.unsent if self._tls is not None else 0
-        return encrypted + len(self._late) + (self._file.size if self._file else 0)
+        spilled = len(self._overflow) if self._overflow else 0
+        return encrypted + len(self._late) + spilled + (self._file.size if self._file else 0)
 
-    def begin(self, phase: Callable[[Doing], None], gatherer: Gatherer) -> None:
-        """A thread serves a request of it from now on, whose `gatherer` it is, and is told by `phase` what it waits for."""
+    @property
+    def takes_disk(self) -> bool:
+        """Part of what was put aside is on disk."""
+        return self._overflow is not None
+
+    def begin(self, phase: Callable[[Doing], None], gatherer: Gatherer, relieve: Callable[[], bool]) -> None:
+        """A thread serves a request of it from now on.
+
+        Args:
+            phase: told what the thread waits for.
+            gatherer: the thread's.
+            relieve: has another thread take its place; whether one has.
+        """
         self._phase = phase
         self._gatherer = gatherer
+        self._relieve = relieve
+        if self._seen is not None or self.is_relieved:
+            self._seen = None
+            self.holds = self.is_relieved = self.yields = False
         self._budget = self._patience
         self._mark = self.received = self.sent = 0
         self.last = 0.0
@@ -213,17 +261,50 @@ class Client(SocketTransport):
         self._gatherer.settle()
         SocketTransport.send_last(self, *parts)
 
+    def yields_from(self, now: float) -> float:
+        """When it may have to make room: it moves nothing then, or less than a stride in its time. Monotonic seconds.
+
+        As far as who asks again and again can tell; for the lead. What counts is what the client's side has taken, not what
+        is on its way: the kernel holds megabytes, and asks for more of them by the megabyte.
+        """
+        try:
+            unread = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):  # its thread has just closed it
+            return inf
+        moved = self.received + self.sent - unread
+        if self._seen is None or moved - self._stride >= STRIDE:
+            self._stride, self._stride_at = moved, now
+        if moved != self._seen:
+            self._seen, self._seen_at = moved, now
+        return min(self._seen_at + _STILL, self._stride_at + SLOW_BODY)
+
+    def _poll(self, event: int, seconds: float) -> bool:
+        """Whether it is worth while to try again: the client is ready, or there may be disk by now.
+
+        Raises:
+            TooSlow: it has to make room.
+        """
+        slice = _SLICE if self.holds else _HELD  # noqa: A001 - what it is
+        if super()._poll(event, min(slice, seconds)):
+            self.holds = self.yields = False
+            return True
+        if self.yields:
+            self.holds = False
+            raise TooSlow("the client moved too little, and others waited for a thread")
+        self.is_relieved = self.is_relieved or self._relieve()
+        self.holds = seconds > slice
+        return self.holds
+
     def _add(self, parts: tuple[bytes, ...]) -> bool:
         """Put these aside too, or wait until there is nothing before them."""
         if self._flush_again():
             return False
-        if len(self._late) + sum(map(len, parts)) <= self._room:
-            for part in parts:
-                self._late += part
-            return True
-        while not self.flush():
+        views = [memoryview(part) for part in parts]
+        while not self._put_aside(views):
             self._wait(Doing.WRITING)
-        return False
+            if self.flush():
+                return False
+        return True
 
     def _flush_again(self) -> bool:
         """`flush`, unless that was in vain a moment ago: an application gives pieces quicker than a client reads."""
@@ -255,6 +336,10 @@ class Client(SocketTransport):
                 sent = self._socket.send(self._late, socket.MSG_DONTWAIT)
                 self.sent += sent
                 del self._late[:sent]
+                if self._overflow and not self._late:
+                    self._late += self._overflow.take()
+                    if not self._overflow:
+                        self._overflow = None
             if self._file and not self._late:
                 self._flush_file(self._file)
         except BlockingIOError:
@@ -311,6 +396,9 @@ class Client(SocketTransport):
     def close(self) -> None:
         """Close the socket."""
         self._close_file()
+        if self._overflow is not None:
+            self._overflow.close()
+            self._overflow = None
         self._socket.close()
 
     def _close_file(self) -> None:
@@ -319,10 +407,19 @@ class Client(SocketTransport):
             self._file = None
 
     def _put_aside(self, views: list[memoryview]) -> bool:
-        if sum(map(len, views)) > self._room:
+        space = 0 if self._overflow else self._slack.room - len(self._late)
+        if sum(map(len, views)) <= space:
+            for view in views:
+                self._late += view
+            return True
+        overflow = self._overflow or Overflow(self._slack)
+        first, rest = _split(views, min(space, BLOCK))
+        if not overflow.append(rest):
             return False
-        for view in views:
+        self.holds = False
+        for view in first:
             self._late += view
+        self._overflow = overflow
         return True
 
     def _put_file_aside(self, fd: int, offset: int, count: int) -> bool:
@@ -332,3 +429,19 @@ class Client(SocketTransport):
 
 def _nobody(_doing: Doing) -> None:
     """No thread waits for a client that nobody serves."""
+
+
+def _no_thread() -> bool:
+    """No thread that could be relieved serves it."""
+    return False
+
+
+def _split(views: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first `size` bytes (not all there are), and the rest."""
+    first: list[memoryview] = []
+    for number, view in enumerate(views):
+        if size < len(view):
+            return [*first, view[:size]], [view[size:], *views[number + 1 :]]
+        first.append(view)
+        size -= len(view)
+    return first, []

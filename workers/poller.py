@@ -22,6 +22,7 @@ import time
 from contextlib import suppress
 from heapq import nsmallest
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.client import Client, Stage
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
+WAIT: Final = select.EPOLLERR
+"""Nothing but the end of the connection: to wait for a thread."""
 _GONE: Final = -1  # `armed` of a client that is closed
 _MANY: Final = 64
 """Events to take at once: what lies in our queue instead of the kernel's has to wait behind what we serve first."""
@@ -163,11 +166,42 @@ class Poller:
         found: list[Client] = []
         for candidates in (self._idle, self._slow):
             longest = nsmallest(number, candidates(), key=lambda client: client.since)
-            found = found or [client for client in longest if not client.unread]
+            # Whom we do not read, since there is no thread for them, we do not wait for.
+            found = found or [client for client in longest if client.armed == WAIT or not client.unread]
         if not found:
             self.stop_listening(seconds)
         self.is_short = False
         return self._own(found)
+
+    def holders(self, most: int, *, disk: bool) -> list[Client]:
+        """If a thread waits for its client and nobody has taken its place: who should make room; busy from now on.
+
+        These are who has moved too little for longest. Whom threads wait for are told, and are not among those returned.
+
+        Args:
+            most: of those, at most.
+            disk: also who takes disk, since there is none left for whom threads wait for.
+        """
+        clients = list(self.clients.values())  # in one step: other threads add and remove
+        held = [client for client in clients if client.busy and client.holds]
+        if all(client.is_relieved for client in held):
+            return []
+        if disk:
+            held += [client for client in clients if client.takes_disk and client.stage is Stage.WRITING and not client.busy]
+        now = time.monotonic()
+        since = [(client.yields_from(now), client) for client in held]
+        found = nsmallest(min(most, 1 + self.bound // _EVICTED), since, key=itemgetter(0))
+        going = [client for moment, client in found if moment <= now]
+        for client in going:
+            client.yields = True
+        return self._own(client for client in going if not client.busy)
+
+    def recall(self, client: Client) -> bool:
+        """Make a client busy that waits for a thread; False: it does not, or has gone. Called with the lead."""
+        if client.busy or client.armed != WAIT:
+            return False
+        client.busy = True
+        return True
 
     def _idle(self) -> list[Client]:
         clients = list(self.clients.values())  # in one step: other threads add and remove

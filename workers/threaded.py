@@ -22,6 +22,7 @@ import resource
 import select
 import socket
 import threading
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -37,9 +38,10 @@ from arbiter.workers.gateway import LINGER, GatewayWorker
 from arbiter.workers.gathering import Gatherer, Sender
 from arbiter.workers.handoff import AT_ONCE, Handoff, can_move
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
-from arbiter.workers.poller import READ, WRITE, Poller
+from arbiter.workers.poller import READ, WAIT, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
+from arbiter.workers.slack import Slack
 from arbiter.workers.timelimit import TimeLimit
 from arbiter.workers.transport import STRIDE, UNKNOWN, is_silent
 
@@ -114,6 +116,7 @@ class ThreadedWorker(GatewayWorker):
         self._seats = [_Seat(row, self._substitute, sender.wait) for row in rows]
         self._free = self._seats[settings.threads :]
         """For those who take the places of threads that only wait."""
+        self._slack = Slack(settings.response_buffer, settings.response_spool)
         self._speaks_http2 = self._may_speak_http2()
         self._http2: Http2InThreads | None = None
         """Made for the first client that speaks it."""
@@ -123,6 +126,11 @@ class ThreadedWorker(GatewayWorker):
         self._poller = Poller(doors, settings.worker_connections, self._foreign, self.fronts.per_address)
         call = self._wake if self._handoff else None
         self._crew: Crew[_Seat, Client | socket.socket | Job] = Crew(self._attend, self._take, call)
+        self._sending: set[_Seat] = set()
+        """Who serves a request whose body was not whole when it began."""
+        self._deferred: deque[Client] = deque()
+        """Clients with such a request, for whom there is no thread yet."""
+        self._looked_at = 0.0  # monotonic seconds: when the main thread last looked for who is to make room
         self._glance_at = 0.0  # monotonic seconds: when who pipelines is to look for others
         self._stuck = False
         self._has_waiting = False
@@ -278,6 +286,8 @@ class ThreadedWorker(GatewayWorker):
             if self.access_log and seconds:
                 seconds = self.access_log.write_behind(seconds)
             poller = self._poller
+            if seat is self._own:
+                self._make_way()
             for client in poller.poll(seconds, self._crew.queue):
                 self._go_on(seat, client)
             for client in poller.overdue():
@@ -287,6 +297,8 @@ class ThreadedWorker(GatewayWorker):
                 poller.close(client)
             for client in poller.surplus(others, BREATH):
                 poller.close(client)
+            if self._deferred:
+                self._admit()
             if self._handoff and self._stuck and seat is self._own:
                 self._hand_on(self._handoff)
         except Exception:
@@ -306,6 +318,38 @@ class ThreadedWorker(GatewayWorker):
                 self._poller.release(client, READ)  # what it says while we linger is thrown away
         except OSError:
             self._poller.close(client)
+
+    def _make_way(self) -> None:
+        """If others wait for a thread while all that there can be wait for clients: who moves too little makes room.
+
+        Called by the main thread with the lead. Who lies in the queue now has lain there since the last look, at least.
+        """
+        waiting = len(self._crew.queue) + len(self._deferred)
+        now = monotonic()
+        if not waiting or now < self._looked_at + _TURN:
+            return
+        self._looked_at = now
+        for client in self._poller.holders(waiting, disk=self._slack.is_short):
+            self._poller.close(client)
+
+    def _admit(self) -> None:
+        """Serve the next of those whose bodies are not whole, if a thread may be held by it. Called with the lead."""
+        while self._deferred and self._may_be_held():
+            client = self._deferred.popleft()
+            if self._poller.recall(client):
+                client.stage = _PIPELINED  # there is nothing to be read of it first
+                self._crew.queue.append(client)
+                break
+
+    def _may_be_held(self) -> bool:
+        """Whether a thread may serve a request that holds it as long as its body is not whole.
+
+        One is always left to those whose requests are.
+        """
+        if self._free:
+            return True
+        held = sum(not seat.substituted for seat in list(self._sending))
+        return held + 1 < max(self.settings.threads, 2)
 
     def _hand_on(self, handoff: Handoff) -> None:
         """All threads are stuck: let any worker that has one serve those who wait for one, and take those who come.
@@ -367,6 +411,8 @@ class ThreadedWorker(GatewayWorker):
             seat.substituted = seat.is_hired = False
             seat.row.phase(Doing.NOTHING)
             self._free.append(seat)
+            if self._deferred:
+                self._poller.ring()
             return False
         return True
 
@@ -414,7 +460,7 @@ class ThreadedWorker(GatewayWorker):
             accepted = self.accept(listener)
             if accepted is None:
                 return
-            client = Client(*accepted, self.connection(), self._patience[_BODY], self.settings.response_buffer)
+            client = Client(*accepted, self.connection(), self._patience[_BODY], self._slack)
             self._poller.add(client)
             has_room = self._has_room(client.host)
         self._crew.queue.append(listener)  # another one may wait: for whoever is free first
@@ -450,8 +496,7 @@ class ThreadedWorker(GatewayWorker):
             environ = self.environ_at(handed.server)
             if handed.shown:
                 environ = {**environ, **handed.shown}
-            patience, room = self._patience[_BODY], self.settings.response_buffer
-            client = Client(handed.connection, handed.address, environ, self.connection(), patience, room)
+            client = Client(handed.connection, handed.address, environ, self.connection(), self._patience[_BODY], self._slack)
             self._poller.add(client)
         self._crew.queue.append(handoff.inbox)  # as in `_accept`
         client.is_trusted = self.fronts.trusts(client.host)
@@ -527,20 +572,21 @@ class ThreadedWorker(GatewayWorker):
                 if request is None:
                     self._wait_for(client, _HEAD)
                     return
-            if request.length and not self._has_body(client, request):
+            if request.length and not self._has_body(seat, client, request):
                 return
             if is_first and request.upgrade == b"h2c" and not request.length:
                 self._hand_over(client, data)
                 return
             told = self.fronts.judge(request, client.host, client.waited, trusted=client.is_trusted)
         except Refusal as refusal:
+            self._sending.discard(seat)
             self._refuse(seat, client, refusal)
         except OSError:
             self._poller.close(client)
         else:
             self._answer(seat, client, request, told)
 
-    def _has_body(self, client: Client, request: Request) -> bool:
+    def _has_body(self, seat: _Seat, client: Client, request: Request) -> bool:
         """Whether so much of the body is here that the application may begin; else the client waits, or is gone."""
         http = client.http
         if client.request is None:
@@ -556,6 +602,12 @@ class ThreadedWorker(GatewayWorker):
                     self._poller.close(client)
                 return False
             http.feed(data)
+        if not http.is_whole:
+            if not self._may_be_held():
+                self._wait_for(client, _BODY, WAIT)
+                self._deferred.append(client)
+                return False
+            self._sending.add(seat)
         client.request = None
         return True
 
@@ -564,7 +616,7 @@ class ThreadedWorker(GatewayWorker):
         row = seat.row
         started = monotonic() if self.access_log else 0.0
         row.begin(request.method, request.target, client.name)
-        client.begin(seat.phase, seat.gatherer)
+        client.begin(seat.phase, seat.gatherer, seat.io_bound)
         environ = self.environ(client.environ, client.http, request, told)
         environ["REMOTE_ADDR"] = client.host
         if client.port:
@@ -581,6 +633,8 @@ class ThreadedWorker(GatewayWorker):
         elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):
             exchange.persistent, exchange.reset = False, True
         seat.exchange = None
+        if request.length:
+            self._sending.discard(seat)
         if seat.gatherer.size:
             seat.gatherer.drop()
         late = client.late
@@ -647,7 +701,7 @@ class ThreadedWorker(GatewayWorker):
         self.tell_refused(refusal, client.host)
         row = seat.row
         row.begin(b"-", b"-", client.name)
-        client.begin(seat.phase, seat.gatherer)
+        client.begin(seat.phase, seat.gatherer, seat.io_bound)
         try:
             client.send(refuse(refusal))
         except OSError:

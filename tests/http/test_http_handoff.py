@@ -15,6 +15,7 @@ from arbiter.workers.client import Client, Stage
 from arbiter.workers.handoff import Handoff, can_move
 from arbiter.workers.poller import Poller
 from arbiter.workers.protocols.http1 import Connection, head_parser
+from arbiter.workers.slack import Slack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def peer() -> Iterator[tuple[socket.socket, Client]]:
     environ = {"SERVER_NAME": "10.0.0.1", "SERVER_PORT": "8000", "PROXY_PROTOCOL": "TCP4", "SCRIPT_NAME": ""}
     accepted = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
     with end, closing(accepted):
-        yield end, Client(accepted, address, environ, Connection(head_parser("h11"), LIMITS), 1.0, 0)
+        yield end, Client(accepted, address, environ, Connection(head_parser("h11"), LIMITS), 1.0, Slack(0, 0))
 
 
 @pytest.mark.parametrize("stage", [Stage.KEPT, Stage.FRESH])

@@ -268,3 +268,25 @@ def test_who_pipelines_without_end_has_one_turn_while_others_wait(arbiter: Arbit
     between = statistics.median(later - earlier for earlier, later in itertools.pairwise(counted[30:]))
 
     assert between < 300  # 9; 3,000 when who pipelines is served first
+
+
+def test_who_does_not_read_or_stops_in_a_body_keeps_no_thread_that_others_need(arbiter: Arbiter) -> None:
+    """1. Clients do not read 12 MB each, first with disk enough; others stop behind 64 KiB of a body. 2. Somebody asks.
+
+    Result: it is served, long before any deadline.
+    """
+    arbiter.write("live.py", APP)
+    for *spool, clients, data in (
+        ("--response-spool", "1GiB", 20, LARGE),
+        ("--response-spool", "8MiB", 12, LARGE),
+        (20, POST + b"Content-Length: 9000000\r\n\r\n" + b"x" * 100_000),
+    ):
+        server = arbiter.serve(
+            "-k", "threaded", "--threads", "2", "--io-threads", "2", "--write-timeout", "600", *spool, workers=1
+        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            for _ in range(clients):
+                stack.enter_context(connect(server, data, receive_buffer=4096))
+            assert all(is_served(server) for _ in range(20))
+        until(lambda: is_served(server), "those to be gone")  # noqa: B023 - called at once
+        server.stop()

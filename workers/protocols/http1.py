@@ -280,6 +280,11 @@ class Connection:
         return self._body is None or (self._body.ended and not self._ahead)
 
     @property
+    def is_whole(self) -> bool:
+        """All content of the current request is here, taken or not."""
+        return self._body is None or self._body.ended
+
+    @property
     def trailers(self) -> list[tuple[bytes, bytes]]:
         """Trailer fields of the current request, after its body has ended. Never to be mixed with its fields."""
         return self._body.trailers if isinstance(self._body, Chunked) else []
