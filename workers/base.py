@@ -53,6 +53,7 @@ from arbiter.workers.contract import (
 )
 from arbiter.workers.detection import Interface, as_asgi3, interface_of
 from arbiter.workers.privileges import drop
+from arbiter.workers.protocols.http1 import head_parser
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.transport import queue_wait
 
@@ -437,6 +438,11 @@ def _hire(order: Order, app: Any) -> Worker:
     Raises:
         BootError: there is none under these settings.
     """
+    try:
+        head_parser(order.settings.http)
+    except ImportError as error:
+        reason = f"http = {order.settings.http}: it can't be imported ({error}): pip install httptools, or set http to auto"
+        raise BootError(Failed("loading the HTTP parser", reason, "", Exit.BOOT)) from error
     interface = interface_of(app, order.settings.interface)
     kind = kind_for(order.kind, order.settings, is_asgi=interface.is_asgi)
     worker = worker_class(kind, interface)(order, as_asgi3(app) if interface is Interface.ASGI2 else app)

@@ -112,7 +112,8 @@ def test_what_cannot_be_loaded_is_told_by_the_worker_that_needs_it(arbiter: Arbi
 
     assert status == 3
     assert "import of httptools halted" in words
-    assert "cannot start: worker=1 exited with status 3 while booting" in words
+    assert "cannot start: worker=1 failed while loading the HTTP parser" in words
+    assert "pip install httptools, or set http to auto" in words
 
 
 def private(pid: int) -> float:
