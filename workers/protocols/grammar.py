@@ -63,8 +63,9 @@ PLAIN_CHUNK: Final = re.compile(rb"(%b)\r\n" % _CHUNK_SIZE)
 """A chunk's size without extensions, as nearly all are."""
 
 # uri-host [ ":" port ] (RFC 9110 section 7.2, RFC 3986 section 3.2). Never empty (an http URI without a host is invalid,
-# RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx), no port that TCP has not.
-_PORT: Final = rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+# RFC 9110 section 4.2.1), no "," (it joins two fields), no ".." and nothing but a "." (as nginx), no port that TCP has not
+# (zeroes before it are none of its digits).
+_PORT: Final = rb"(?::0*+(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 AUTHORITY: Final = re.compile(
     rb"(?!.*\.\.|\.(?::|\Z))(?:[A-Za-z0-9\-._~!$&'()*+;=]|%%[0-9A-Fa-f]{2})++%b"
     rb"|\[(?:([0-9A-Fa-f:.]++)|v[0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+;=:]++)\]%b" % (_PORT, _PORT)
