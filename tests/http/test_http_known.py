@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from arbiter.workers.interfaces.wsgi_environ import add_request, listener_enviro
 from arbiter.workers.protocols import http1, policy, response
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
-from arbiter.workers.protocols.policy import BadResponseError, Refusal, admit, check_fields, check_status
+from arbiter.workers.protocols.policy import BadResponseError, Refusal, admit, check_byte_fields, check_fields, check_status
 from arbiter.workers.protocols.response import build
 from arbiter.workers.protocols.websocket_handshake import Offer
 
@@ -130,6 +131,48 @@ def test_response_fields_are_judged_alike_the_first_and_the_next_time() -> None:
         for _ in range(2):
             with pytest.raises(BadResponseError):
                 check_fields(bad)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([(bytearray(b"x"), b"y")], "the response field name bytearray(b'x') is not bytes"),
+        ([("x", b"y")], "the response field name 'x' is not bytes"),
+        ([(b"x", "y")], "the value of the response field b'x' is not bytes: 'y'"),
+        ([(b"content-length", 5)], "the value of the response field b'content-length' is not bytes: 5"),
+        ([(b"connection", "close")], "the value of the response field b'connection' is not bytes: 'close'"),
+    ],
+)
+def test_what_is_not_bytes_in_a_response_field_is_named(headers: Any, words: str) -> None:
+    for _ in range(2):
+        with pytest.raises(TypeError) as raised:
+            check_byte_fields(headers)
+        assert words == str(raised.value)
+
+
+def test_the_fields_of_both_interfaces_follow_one_rule() -> None:
+    sections = [
+        [("X", "a"), ("Content-Length", " 5\t"), ("Connection", "x, Close"), ("Server", "b"), ("Date", "c")],
+        [("Keep-Alive", "x"), ("Upgrade", "x"), ("Set-Cookie", "\xe9"), ("Set-Cookie", "b")],
+        [("Content-Length", "5"), ("content-length", "5")],
+        [("Content-Length", "5"), ("Transfer-Encoding", "chunked")],
+        [("Content-Length", "\xa05")],
+        [("Content-Length", "5\x0b")],
+        [("Content-Length", "5\r\n")],
+        [("X", "a\r\nb")],
+        [("X", "a\0")],
+        [("X Y", "a")],
+        [("", "a")],
+    ]
+    for section in sections:
+        outcomes = []
+        octets = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in section]
+        for check in (partial(check_fields, section), partial(check_byte_fields, octets)):
+            try:
+                outcomes.append(repr(check()))
+            except BadResponseError as error:
+                outcomes.append(str(error).replace(" b'", " '"))
+        assert outcomes[0] == outcomes[1]
 
 
 def test_a_response_head_is_alike_the_first_and_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:

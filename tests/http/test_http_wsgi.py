@@ -447,6 +447,20 @@ def test_a_status_may_have_any_reason_or_none(status: str) -> None:
     assert int(status[:3]) == response.status
 
 
+class Word(str):
+    """What escapes by itself, say."""
+
+    __slots__ = ()
+
+
+def test_a_name_value_or_status_that_is_more_than_a_string_is_one() -> None:
+    """Whether the same was seen before, or not."""
+    for _ in range(2):
+        response, _ = ask(giving([b"hello"], Word("299 Never seen"), headers=[(Word("X-Never-Seen"), Word("y"))]))
+
+        assert (response.status, response[b"x-never-seen"]) == (299, b"y")
+
+
 @pytest.mark.parametrize("pieces", [(b"hel", b"lo!"), (b"hello!",), (b"hello", b"!")])
 def test_no_more_than_the_content_length_is_ever_sent(pieces: tuple[bytes, ...]) -> None:
     response, serving = ask(answering(*pieces, headers=[("Content-Length", "5")]), persistent=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv6Address
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, AnyStr, Final, Generic, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from arbiter.workers.protocols.grammar import ABSOLUTE, AUTHORITY
@@ -335,17 +335,44 @@ _SPECIAL: Final = {
     "location": _FLEETING,
 }
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_names: dict[str, int] = {}
 _NAMES_KEPT: Final = 512  # an application has a few dozen; one that makes up names must not make us grow
 _SOUND: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 
-def _kind_of(name: str) -> int:
-    if type(name) is not str or not _NAME.fullmatch(name):
+class _Words(NamedTuple, Generic[AnyStr]):
+    """What differs between the fields of WSGI and those of ASGI: their strings."""
+
+    type: type[AnyStr]
+    names: dict[AnyStr, int]
+    """What is known of names."""
+    colon: AnyStr
+    close: AnyStr
+    line_end: AnyStr
+
+
+_TEXT: Final = _Words(str, {}, ": ", "close", "\r\n")
+_OCTETS: Final = _Words(bytes, {}, b": ", b"close", b"\r\n")
+
+
+def _octets(text: Any) -> bytes:
+    encoded: bytes = text.encode("latin-1") if isinstance(text, str) else text
+    return encoded
+
+
+def _wrong_type(name: object, value: object, wanted: type) -> TypeError:
+    if isinstance(name, wanted):
+        return TypeError(f"the value of the response field {name!r} is not {wanted.__name__}: {value!r}")
+    return TypeError(f"the response field name {name!r} is not {wanted.__name__}")
+
+
+def _kind_of(name: AnyStr, words: _Words[AnyStr]) -> int:
+    given: Any = name
+    text: str = given if isinstance(given, str) else given.decode("latin-1")
+    if not _NAME.fullmatch(text):
         raise BadResponseError(f"the response field name {name!r} is not a token (RFC 9110 section 5.1)")
-    kind = _SPECIAL.get(name.lower(), _PLAIN)
-    if len(_names) < _NAMES_KEPT:
-        _names[name] = kind
+    kind = _SPECIAL.get(text.lower(), _PLAIN)
+    if len(words.names) < _NAMES_KEPT:
+        words.names[name] = kind
     return kind
 
 
@@ -366,72 +393,10 @@ def check_fields(headers: Iterable[tuple[str, str]]) -> Fields:
     """
     key = tuple(headers)
     try:
-        if known := _sections.get(key):
-            return known
+        known = _sections.get(key)
     except TypeError:  # pairs that are lists: allowed as far as they go
-        kept = False
-    else:
-        kept = len(key) <= _SECTION_FIELDS
-    lines = []
-    length = -1
-    coded = close = dated = named = False
-    for name, value in key:
-        kind = _names.get(name)
-        if kind is None:
-            kind = _kind_of(name)
-        if kind:
-            if kind == _LENGTH_FIELD:
-                if length >= 0:
-                    raise BadResponseError("the response has more than one Content-Length")
-                length = _declared(value)
-            elif kind == _ENCODING:
-                coded = True
-                continue
-            elif kind == _CONNECTION:
-                close = close or "close" in value.lower()
-                continue
-            elif kind == _HOP:
-                continue
-            elif kind == _FLEETING:
-                kept = False
-            elif kind == _DATE:
-                dated, kept = True, False
-            else:
-                named = True
-        lines.append(name + ": " + value)
-    if coded and length >= 0:
-        raise BadResponseError("the response has both Transfer-Encoding and Content-Length")
-    if not lines:
-        return Fields(b"", length, close, dated, named)
-    lines.append("")
-    text = "\r\n".join(lines)
-    try:
-        block = text.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise BadResponseError(f"a response field holds {text[error.start]!r}, which is not in Latin-1") from None
-    # Only the line ends may remain: one scan for CR, LF, NUL and all other control characters.
-    if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):
-        culprit = next(line for line in lines if line.encode("latin-1").translate(None, _SOUND))
-        raise BadResponseError(f"a control character in the response field {culprit!r}")
-    kept = kept and len(block) <= _SECTION_SIZE
-    fields = Fields(block, length, close, dated, named, kept)
-    if kept:
-        if len(_sections) >= _SECTIONS_KEPT:
-            _sections.clear()
-        _sections[key] = fields
-    return fields
-
-
-_byte_names: dict[bytes, int] = {}
-
-
-def _kind_of_bytes(name: bytes) -> int:
-    if type(name) is not bytes:
-        raise TypeError(f"the response field name {name!r} is not bytes")
-    kind = _kind_of(name.decode("latin-1"))
-    if len(_byte_names) < _NAMES_KEPT:
-        _byte_names[name] = kind
-    return kind
+        return _check(key, _TEXT, kept=False)
+    return known or _check(key, _TEXT, kept=len(key) <= _SECTION_FIELDS)
 
 
 def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
@@ -444,29 +409,38 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
     """
     key = tuple(headers)
     try:
-        if known := _sections.get(key):
-            return known
+        known = _sections.get(key)
     except TypeError:  # pairs that are lists, as some applications make them
-        kept = False
-    else:
-        kept = len(key) <= _SECTION_FIELDS
-    lines = []
+        return _check(key, _OCTETS, kept=False)
+    return known or _check(key, _OCTETS, kept=len(key) <= _SECTION_FIELDS)
+
+
+def _check(key: tuple[Any, ...], words: _Words[AnyStr], *, kept: bool) -> Fields:
+    """The rules; `kept`: remember what comes of it, if it may be."""
+    lines: list[AnyStr] = []
     length = -1
     coded = close = dated = named = False
+    _, names, colon, closing, line_end = words
+    name: AnyStr
+    value: AnyStr
     for name, value in key:
-        kind = _byte_names.get(name)
+        try:
+            kind = names.get(name)
+            line = name + colon + value
+        except TypeError:
+            raise _wrong_type(name, value, words.type) from None
         if kind is None:
-            kind = _kind_of_bytes(name)
+            kind = _kind_of(name, words)
         if kind:
             if kind == _LENGTH_FIELD:
                 if length >= 0:
                     raise BadResponseError("the response has more than one Content-Length")
-                length = _declared(value.decode("latin-1"))
+                length = _declared(value)
             elif kind == _ENCODING:
                 coded = True
                 continue
             elif kind == _CONNECTION:
-                close = close or b"close" in value.lower()
+                close = close or closing in value.lower()
                 continue
             elif kind == _HOP:
                 continue
@@ -476,15 +450,19 @@ def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
                 dated, kept = True, False
             else:
                 named = True
-        lines.append(name + b": " + value)
+        lines.append(line)
     if coded and length >= 0:
         raise BadResponseError("the response has both Transfer-Encoding and Content-Length")
     if not lines:
         return Fields(b"", length, close, dated, named)
-    lines.append(b"")
-    block = b"\r\n".join(lines)
-    if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):  # see `check_fields`
-        culprit = next(line for line in lines if line.translate(None, _SOUND))
+    lines.append(colon[:0])
+    try:
+        block = _octets(line_end.join(lines))
+    except UnicodeEncodeError as error:
+        raise BadResponseError(f"a response field holds {error.object[error.start]!r}, which is not in Latin-1") from None
+    # Only the line ends may remain: one scan for CR, LF, NUL and all other control characters.
+    if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):
+        culprit = next(line for line in lines if _octets(line).translate(None, _SOUND))
         raise BadResponseError(f"a control character in the response field {culprit!r}")
     kept = kept and len(block) <= _SECTION_SIZE
     fields = Fields(block, length, close, dated, named, kept)
@@ -506,16 +484,16 @@ def check_response_trailers(headers: Iterable[Iterable[bytes]]) -> bytes:
     pairs = [(name, value) for name, value in headers]
     checked = check_byte_fields(pairs)
     for name, _ in pairs:
-        if _kind_of_bytes(name) not in (_PLAIN, _FLEETING):
+        if _kind_of(name, _OCTETS) not in (_PLAIN, _FLEETING):
             raise BadResponseError(f"the trailer field {name!r} may stand in a head only (RFC 9110 section 6.5.1)")
     return checked.block
 
 
-def _declared(value: str) -> int:
-    value = value.strip(" \t")  # no part of it: RFC 9110 section 5.5
-    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+def _declared(value: str | bytes) -> int:
+    digits = value.strip()  # blanks are no part of it: RFC 9110 section 5.5; what is no blank is found with the whole block
+    if not (value.isascii() and digits.isdigit()) or len(digits) > 18:
         raise BadResponseError(f"the response's Content-Length {value!r} is not a number")
-    return int(value)
+    return int(digits)
 
 
 _STATUS: Final = re.compile(r"([2-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
@@ -532,7 +510,10 @@ def check_status(status: str) -> tuple[int, bytes]:
     known = _statuses.get(status)
     if known is not None:
         return known
-    match = _STATUS.fullmatch(status) if type(status) is str else None
+    try:
+        match = _STATUS.fullmatch(status)
+    except TypeError:  # bytes, a number
+        match = None
     if not match:
         raise BadResponseError(f"the status {status!r} is not a final code and a reason, like '200 OK'")
     line = status if " " in status else status + " "  # the blank is part of status-line: RFC 9112 section 4
