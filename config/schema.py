@@ -257,9 +257,10 @@ class Settings:
         default=1000,
         section="Workers",
         flags=("--worker-connections",),
-        doc="Connections that a threaded or async worker has open. With so many, the longest idle are closed to make room; "
-        "where none is idle, who has been slow for longest to send a head (1 s) or 16 KiB of a body (5 s); and where there is "
-        "none of those, others wait to be accepted, here or by another worker.",
+        doc="Connections that a worker has open. In a sync worker, those that it waits for. With so many, the longest idle are "
+        "closed to make room; where none is idle, who has been slow for longest to send a head (1 s) or 16 KiB of a body "
+        "(5 s); and where there is none of those, others wait to be accepted, here or by another worker. A sync worker closes "
+        "the slowest in any case.",
     )
     asgi_loop: str = setting(
         kinds.ChoiceOrImport("auto", "uvloop", "asyncio"),
@@ -609,8 +610,8 @@ class Settings:
         default=64 * 1024,
         section="HTTP",
         flags=("--body-buffer",),
-        doc="Bytes of a body that a threaded worker reads before it takes a thread. More is read as the application asks "
-        "for it.",
+        doc="Bytes of a body that are read before its request takes a thread. In a sync worker: before it is served. More is "
+        "read as the application asks for it.",
     )
     response_buffer: int = setting(
         kinds.Size(example="1MiB"),

@@ -7,6 +7,7 @@ meet is each kind's own affair.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,18 @@ if TYPE_CHECKING:
 LINGER: Final = 2.0
 """Seconds to wait for a client to take its response and close, when it has sent more than was read: Apache's
 SECONDS_TO_LINGER. nginx waits 5."""
+
+_SPARE: Final = 1024
+"""Descriptors besides those of connections: the application's files and sockets. As many as it would have without us."""
+
+
+def allow_connections(number: int) -> None:
+    """Raise the soft limit of descriptors, as far as the hard one lets us: 1024 is the usual, and made for select(2)."""
+    number += _SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class GatewayWorker(Worker):

@@ -1,38 +1,44 @@
-"""The sync worker: one connection, one request, one response at a time, in the main thread, with blocking calls.
+"""The sync worker: one request and one response at a time, in the main thread.
 
 A connection is closed after its response, as everyone expects of a sync worker: the next client waits behind nobody's idle
-connection. What a client can take of the worker's time is bounded: its head by `head_timeout` whatever it trickles, its
-body and its reading by `write_timeout` and by the worker's own `timeout`, of which a slow client gets `_SHARE` at most;
-so a slow client loses its connection, and only an application that hangs loses the worker. Who has a response and is still
-sending is not waited for at all (`parting`).
+connection. Nor does it wait behind a slow one: whose request is not all here, up to `body_buffer` bytes of its body, is put
+aside (`waiting`), as is who has a response and is still sending (`parting`). The rest of a body, and a response, are received
+and sent with blocking calls, bounded by `write_timeout` and by the worker's own `timeout`, of which a slow client gets `_SHARE`
+at most; so a slow client loses its connection, and only an application that hangs loses the worker.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.base import BREATH
-from arbiter.workers.contract import Doing, client_name
-from arbiter.workers.fronts import host_of
-from arbiter.workers.gateway import LINGER, GatewayWorker
-from arbiter.workers.interfaces.transport import Disconnected, TooSlow
+from arbiter.workers.client import Stage
+from arbiter.workers.contract import client_name
+from arbiter.workers.fronts import TOO_MANY, host_of
+from arbiter.workers.gateway import LINGER, GatewayWorker, allow_connections
+from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.parting import Parting
 from arbiter.workers.protocols.policy import Refusal
-from arbiter.workers.protocols.response import refuse
+from arbiter.workers.protocols.response import CONTINUE, refuse
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
 from arbiter.workers.transport import UNKNOWN, SocketTransport, is_silent, queue_wait
+from arbiter.workers.waiting import Guest, Waiting
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
     from arbiter.workers.contract import Order
-    from arbiter.workers.opening import Opening
     from arbiter.workers.protocols.http1 import Connection
     from arbiter.workers.protocols.policy import Request
+
+# A member read from its class costs ten globals.
+_FRESH, _HEAD, _BODY, _OPENING = Stage.FRESH, Stage.HEAD, Stage.BODY, Stage.OPENING
 
 _SHARE: Final = 0.9
 """Of `timeout`, what waiting for a client may use up; the rest is for noticing and answering before the worker is killed."""
@@ -42,42 +48,96 @@ _TURN: Final = 0.01
 than that, or one request."""
 
 
+_MOMENT: Final = 0.001
+"""Seconds to wait for the first bytes of who has just connected. A client on this machine sends 10 to 20 us later, and to put
+it aside costs as much as half a small request."""
+_HOPES: Final = 20.0
+"""Waits for a moment that may be in vain, one after the other; ten that are not give one back."""
+_DOUBT: Final = 0.05
+"""Seconds from one such wait to the next when there is no hope: who connects and is silent costs the others 2 % of the time."""
+_QUIET: Final = 0.3
+"""Seconds that a client may take to begin before a worker that retires leaves it: it may be sending."""
+
+_MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
+
+
 class SyncWorker(GatewayWorker):
     """One request at a time."""
 
     def __init__(self, order: Order, app: Any) -> None:
         super().__init__(order, app, multithread=False)
-        self._seconds = self.settings.request_timeout
+        settings = self.settings
+        self._seconds = settings.request_timeout
         self._limit = TimeLimit()
         self._spare: Connection | None = None
         """One as good as new: it has had whole requests without bodies only, so nobody has a stream over it."""
-        timeout = self.settings.timeout
+        timeout = settings.timeout
         self._parting = Parting(self._epoll, min(LINGER, timeout * _SHARE) if timeout else LINGER)
+        self._budget = settings.write_timeout
+        patience = {
+            _FRESH: settings.head_timeout,
+            _HEAD: settings.head_timeout,
+            _BODY: settings.write_timeout,
+            _OPENING: settings.handshake_timeout,
+        }
+        self._waiting = Waiting(self._epoll, settings.worker_connections, self.fronts.per_address, patience)
+        self._ready: list[Guest] = []
+        """From whom something has come."""
+        self._hope = _HOPES
+        self._hoped_at = 0.0  # monotonic seconds: the last wait for a moment that was in vain
+        self._opens = self._tls is not None or settings.proxy_protocol != "off"
+        """Something comes before HTTP, at least on some connections."""
+
+    def listen(self) -> None:
+        allow_connections(self.settings.worker_connections)
+        super().listen()
 
     def breathe(self) -> None:
-        time.sleep(BREATH)
+        if not self._turn_out(self._waiting.slowest()):
+            time.sleep(BREATH)
 
     def serve(self) -> None:
-        """Serve until told to retire; the last of all also serve what is in the backlog."""
+        """Serve until told to retire, and then who has begun to ask; the last of all also serve what is in the backlog."""
         if self._seconds:
             guard_main_thread(self._limit, self._seconds, self._cancelled, self._lost)
-        patience = self._parting.patience
+        patience = self._patience()
         while not self.retiring:
             for listener in self.poll(patience):
                 self._take_turn(listener)
+            if self._waiting:
+                self._look_after_the_waiting()
             self._parting.sweep()
-            patience = self._parting.patience
+            patience = self._patience()
             if self.access_log:
                 patience = self.access_log.write_behind(inf if patience is None else patience)
         for listener in self.listeners if self.last else ():
             while self._accept(listener):
                 pass
+        for listener in self.listeners:
+            with suppress(OSError, ValueError):  # closed: the supervisor is gone
+                self._epoll.unregister(listener)
+        while self._waiting:
+            self._turn_out(self._waiting.silent(time.monotonic() - _QUIET))
+            self.poll(min(_QUIET, self._patience() or 0.0))
+            self._look_after_the_waiting()
+            self._parting.sweep()
         self.flush_access()
         self._parting.finish(self.vouch)
+
+    def _patience(self) -> float | None:
+        """Seconds until somebody's time is over; None: nobody is waited for."""
+        patience = self._parting.patience
+        if self._waiting:
+            left = max(0.0, self._waiting.next - time.monotonic())
+            return left if patience is None else min(left, patience)
+        return patience
 
     def attend(self, ready: list[tuple[int, int]]) -> list[socket.socket]:
         if self._parting:
             ready = [event for event in ready if not self._parting.heed(event[0])]
+        if self._waiting:
+            self._ready = [guest for fd, _ in ready if (guest := self._waiting.of(fd))]
+            ready = [event for event in ready if not self._waiting.of(event[0])]
         return super().attend(ready)
 
     def _take_turn(self, listener: socket.socket) -> None:
@@ -91,38 +151,73 @@ class SyncWorker(GatewayWorker):
         if (accepted := self.accept(listener)) is None:
             return False
         client, address, environ = accepted
-        parts = False
+        stays = False
         try:
-            parts = self._serve(client, address, environ)
+            stays = self._serve(client, address, environ)
         except Exception:  # what an application raises doesn't come here: this is a mistake of ours
-            self.log.exception("a connection failed inside Arbiter, which goes on; please report this")
+            self.log.exception(_MISTAKE)
         finally:
-            if parts:
-                self._parting.add(client)
-            else:
+            if not stays:
                 client.close()
         return True
 
     def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> bool:
-        """Read one request, and have it answered; whether the client needs a moment to take its response."""
-        transport = SocketTransport(client, patience=self.settings.write_timeout, phase=self.row.phase)
+        """Have a client that has come answered, or wait for it; whether it stays open, and is somebody else's to close."""
+        transport = SocketTransport(client, patience=self._budget, phase=self.row.phase)
         connection, self._spare = self._spare or self.connection(), None
         waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
-        try:
-            if opening := self.opening(client, address):
-                if not self._open(opening, transport):
+        request = None
+        if not self._opens:  # the way of nearly all: the request is here, and has no body
+            try:
+                data = transport.receive_now()
+                if data is None and self._comes_at_once(transport):
+                    data = transport.receive_now()
+                if data:
+                    connection.feed(data)
+                    request = connection.next_request()
+                    if request is not None and not request.length:
+                        return self._answer(client, address, environ, transport, connection, request, waited)
+                elif data is not None:
                     return False
-                address, environ = self.opened(opening, address, environ)
-                connection.feed(opening.received)
-            request = self._read_head(transport, connection)
-            if request is None:
+            except Refusal as refusal:
+                return self._refuse(refusal, client, address, transport)
+            except Disconnected:
                 return False
-            host = host_of(address)
-            told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
-        except Refusal as refusal:
-            return self._refuse(refusal, address, transport)
-        except OSError:
+        guest = Guest(client, address, environ, transport, connection)
+        guest.waited = waited
+        guest.opening = self.opening(client, address) if self._opens else None
+        guest.request = request
+        return self._go_on(guest)
+
+    def _comes_at_once(self, transport: SocketTransport) -> bool:
+        """Whether a client that has just connected sends within a `_MOMENT`, if that is to be hoped for."""
+        now = time.monotonic()
+        if self._hope < 1 and now < self._hoped_at + _DOUBT:
             return False
+        if transport.has_more(now + _MOMENT):
+            self._hope = min(self._hope + 0.1, _HOPES)
+            return True
+        self._hope = max(self._hope - 1, 0.0)
+        self._hoped_at = now
+        return False
+
+    def _answer(
+        self,
+        client: socket.SocketType,
+        address: Any,
+        environ: dict[str, Any],
+        transport: SocketTransport,
+        connection: Connection,
+        request: Request,
+        waited: float,
+    ) -> bool:
+        """Have the application answer a request; whether the client stays open, and is somebody else's to close.
+
+        Raises:
+            Refusal: the application does not get it.
+        """
+        host = host_of(address)
+        told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
         started = time.monotonic()
         self.row.begin(request.method, request.target, client_name(address))
         if timeout := self.settings.timeout:
@@ -140,20 +235,153 @@ class SyncWorker(GatewayWorker):
         elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
         took = self.row.end(exchange.status, transport.sent)
-        parts = False
+        stays = False
         if exchange.reset:
             transport.reset()
         elif not connection.is_clear or (not is_silent(request, took) and transport.unread):
-            parts = _half_closed(transport)
+            stays = self._part(client, transport)
         elif not request.length and not connection.variables:
             self._spare = connection
-        if not parts:
+        if not stays:
             transport.close()
         if self._quota:
             self.count_request()
         if self.access_log:
             self.note_access(exchange, environ, started, cpu)
-        return parts
+        return stays
+
+    def _part(self, client: socket.SocketType, transport: SocketTransport) -> bool:
+        """Say that nothing more will be sent; whether the client is still there to hear it, and stays until it has."""
+        try:
+            transport.half_close()
+        except OSError:
+            return False
+        self._parting.add(client)
+        return True
+
+    # Who is waited for ------------------------------------------------------------------------------------------------
+
+    def _look_after_the_waiting(self) -> None:
+        ready, self._ready = self._ready, []
+        for guest in ready:
+            if guest.stage is not None:  # nobody has turned it out meanwhile
+                self._take(guest)
+        for guest in self._waiting.due(time.monotonic()):
+            self._expire(guest)
+
+    def _take(self, guest: Guest) -> None:
+        stays = False
+        try:
+            stays = self._go_on(guest)
+        except Exception:  # as in `_accept`
+            self.log.exception(_MISTAKE)
+        finally:
+            if not stays:
+                self._close(guest)
+
+    def _close(self, guest: Guest) -> None:
+        self._waiting.let_go(guest)
+        guest.transport.close()
+        guest.client.close()
+
+    def _turn_out(self, guests: Iterable[Guest]) -> bool:
+        """Close those; whether there was one."""
+        found = False
+        for guest in guests:
+            self._close(guest)
+            found = True
+        return found
+
+    def _put_aside(self, guest: Guest, stage: Stage) -> bool:
+        """Wait for a guest in `stage`. Always true: it stays.
+
+        Raises:
+            Refusal: too many of its address are waited for.
+        """
+        if guest.stage is None:
+            self._turn_out(self._waiting.surplus())
+            if not self._waiting.crowd.has_room(host_of(guest.address), 1):
+                raise TOO_MANY
+        self._waiting.wait(guest, stage, time.monotonic())
+        return True
+
+    def _go_on(self, guest: Guest) -> bool:
+        """Read what has come from a client, and have it answered if that makes a request whole.
+
+        Returns:
+            Whether it stays open, and is somebody else's to close.
+        """
+        transport = guest.transport
+        try:
+            if guest.opening is not None and not self._open(guest):
+                return self._put_aside(guest, _OPENING)
+            request = self._read(guest)
+            if request is None:
+                return self._put_aside(guest, _BODY if guest.request else _HEAD if transport.received else _FRESH)
+            self._waiting.let_go(guest)
+            connection = guest.connection
+            return self._answer(guest.client, guest.address, guest.environ, transport, connection, request, guest.waited)
+        except Refusal as refusal:
+            self._waiting.let_go(guest)
+            return self._refuse(refusal, guest.client, guest.address, transport)
+        except OSError as broken:
+            self.log.debug(f"a connection has ended: {broken}")
+            return False
+
+    def _open(self, guest: Guest) -> bool:
+        """Go on with what comes before HTTP; whether that is over.
+
+        Raises:
+            Refusal, Disconnected: as `Opening.advance`.
+        """
+        opening = guest.opening
+        if opening is None or not opening.advance():
+            return opening is None
+        self._waiting.let_go(guest)  # it may have another address from now on
+        guest.opening = None
+        guest.address, guest.environ = self.opened(opening, guest.address, guest.environ)
+        if opening.secured:
+            guest.transport.secure(opening.secured)
+        guest.connection.feed(opening.received)
+        return True
+
+    def _read(self, guest: Guest) -> Request | None:
+        """A guest's request, once so much of it is here that the application may begin; None: it is to be waited for.
+
+        Raises:
+            Refusal: it is not let through.
+            Disconnected: the client has gone.
+        """
+        transport, connection = guest.transport, guest.connection
+        while True:
+            if guest.request is None and connection.pending:
+                guest.request = connection.next_request()
+            request = guest.request
+            if request is not None and (not request.length or connection.read_ahead(self.settings.body_buffer)):
+                return request
+            data = transport.receive_now()
+            if data is None:
+                if request is not None and request.expects_continue and not guest.is_told:
+                    guest.is_told = True
+                    transport.send(CONTINUE)
+                return None
+            if not data:
+                raise Disconnected("the client has closed it before its request was whole")
+            if self.wants_waits:
+                guest.waited = max(guest.waited, queue_wait(guest.client))
+            connection.feed(data)
+
+    def _expire(self, guest: Guest) -> None:
+        """A guest's time is over."""
+        stage = guest.stage
+        stays = False
+        if stage is _HEAD or stage is _BODY:
+            self._waiting.let_go(guest)
+            what = "head" if stage is _HEAD else "body"
+            refusal = Refusal(408, f"The request's {what} did not arrive in time.")
+            stays = self._refuse(refusal, guest.client, guest.address, guest.transport)
+        if not stays:
+            self._close(guest)
 
     @staticmethod
     def _wait_of(client: socket.SocketType, transport: SocketTransport) -> float:
@@ -175,79 +403,15 @@ class SyncWorker(GatewayWorker):
     def _lost(self) -> None:
         self.tell_lost(self.row.describe(time.monotonic()))
 
-    def _open(self, opening: Opening, transport: SocketTransport) -> bool:
-        """See what comes before HTTP through; whether the client is still there.
-
-        Raises:
-            Refusal: it has not come in the right form.
-        """
-        deadline = time.monotonic() + self.settings.handshake_timeout
-        self._expect(deadline)
-        try:
-            while not opening.advance():
-                if not transport.has_more(deadline):
-                    return False
-        except Disconnected as broken:
-            self.log.debug(f"a connection was not opened: {broken}")
-            return False
-        if opening.secured:
-            transport.secure(opening.secured)
-        self.vouch()
-        return True
-
-    def _expect(self, deadline: float) -> None:
-        """Vouch for the worker while it reads, until this moment."""
-        self.row.phase(Doing.READING)
-        self.row.beat(deadline + self.settings.timeout if self.settings.timeout else 0.0)
-
-    def _read_head(self, transport: SocketTransport, connection: Connection) -> Request | None:
-        """The connection's request; None if the client has nothing to say.
-
-        Raises:
-            Refusal: it is not let through, or took too long.
-            Disconnected: the connection is broken.
-        """
-        deadline = 0.0
-        if connection.pending and (request := connection.next_request()):
-            return request  # it came with what was before HTTP
-        data = transport.receive_now()
-        while True:
-            if data is None:
-                if not deadline:
-                    deadline = time.monotonic() + self.settings.head_timeout
-                    self._expect(deadline)
-                try:
-                    data = transport.receive_before(deadline)
-                except TooSlow:
-                    if not transport.received:
-                        return None
-                    raise Refusal(408, "The request's head did not arrive in time.") from None
-            if not data:
-                return None
-            connection.feed(data)
-            request = connection.next_request()
-            if request is not None:
-                return request
-            data = None
-
-    def _refuse(self, refusal: Refusal, address: Any, transport: SocketTransport) -> bool:
-        """Answer a request that was not let through; whether the client needs a moment to take that."""
+    def _refuse(self, refusal: Refusal, client: socket.SocketType, address: Any, transport: SocketTransport) -> bool:
+        """Answer a request that was not let through; whether the client stays, for a moment to take that."""
         self.tell_refused(refusal, host_of(address))
         self.row.begin(b"-", b"-", client_name(address))
         try:
             transport.send(refuse(refusal))
         except OSError:
-            parts = False  # it has gone
+            stays = False  # it has gone
         else:
-            parts = _half_closed(transport)
+            stays = self._part(client, transport)
         self.row.end(refusal.status, transport.sent)
-        return parts
-
-
-def _half_closed(transport: SocketTransport) -> bool:
-    """Say that nothing more will be sent; whether the client is still there to hear it."""
-    try:
-        transport.half_close()
-    except OSError:
-        return False
-    return True
+        return stays

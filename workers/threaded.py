@@ -18,7 +18,6 @@ polls, and the kernel wakes another worker.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 import threading
@@ -34,7 +33,7 @@ from arbiter.workers.client import Client, Stage
 from arbiter.workers.contract import Doing, Exit, Failed
 from arbiter.workers.crew import PULSE, Crew
 from arbiter.workers.fronts import TOO_MANY
-from arbiter.workers.gateway import LINGER, GatewayWorker
+from arbiter.workers.gateway import LINGER, GatewayWorker, allow_connections
 from arbiter.workers.gathering import Gatherer, Sender
 from arbiter.workers.handoff import AT_ONCE, Handoff, can_move
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
@@ -73,8 +72,6 @@ _QUIET: Final = 0.3
 """Seconds that a connection must have been idle before a retiring worker closes it. Who has just had a response, or has just
 connected, may be sending: it gets its answer, and is told to close with it. Others are not waited for."""
 _MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
-_SPARE: Final = 1024
-"""Descriptors besides those of connections: the application's files and sockets. As many as it would have without us."""
 
 
 class _Seat:
@@ -170,7 +167,7 @@ class ThreadedWorker(GatewayWorker):
         return is_offered
 
     def listen(self) -> None:
-        _allow_descriptors(self.settings.worker_connections + _SPARE)
+        allow_connections(self.settings.worker_connections)
         self._poller.listen()
 
     def breathe(self) -> None:
@@ -732,14 +729,6 @@ class ThreadedWorker(GatewayWorker):
             client.deadline = now + self._patience[stage]
             client.mark = client.moved
         self._poller.release(client, events)
-
-
-def _allow_descriptors(number: int) -> None:
-    """Raise the soft limit to `number`, as far as the hard one lets us: 1024 is the usual, and made for select(2)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < number:
-        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _is_preface(data: bytes) -> bool:

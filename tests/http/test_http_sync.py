@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import struct
 import time
@@ -152,14 +153,72 @@ def ask_raw(server: Server, data: bytes) -> bytes:
         return everything(client)
 
 
-def test_a_slow_body_costs_its_client_the_connection_and_not_the_worker(arbiter: Arbiter) -> None:
-    server = serve(arbiter, "--timeout", "1", "--write-timeout", "20")
+@pytest.mark.parametrize(("write_timeout", "size"), [("1", 5), pytest.param("20", 100_000, id="more than is waited for aside")])
+def test_a_slow_body_costs_its_client_the_connection_and_not_the_worker(
+    arbiter: Arbiter, write_timeout: str, size: int
+) -> None:
+    server = serve(arbiter, "--timeout", "1", "--write-timeout", write_timeout)
     (worker,) = server.workers()
 
-    response = ask(server, b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+    response = ask(server, b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (size - 1))
 
     assert response.status == 408
     assert ask(server).body == b"%d" % worker.pid
+
+
+PARTS = [
+    (b"", GET),
+    (b"GET / HT", b"TP/1.1\r\nHost: a\r\n\r\n"),
+    (b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo", b"dy"),
+    (b"POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbo", b"dy\r\n0\r\n\r\n"),
+]
+
+
+def test_who_is_slow_keeps_nobody_waiting_and_is_served_in_the_end(arbiter: Arbiter) -> None:
+    server = serve(arbiter)
+    with contextlib.ExitStack() as stack:
+        slow = [(stack.enter_context(connected(server, first)), rest) for first, rest in PARTS * 25]
+        for _ in range(20):
+            assert ask(server).status == 200
+        for client, rest in slow:
+            client.sendall(rest)
+        for client, _ in slow:
+            assert Response(everything(client)).status == 200
+
+
+def test_a_worker_that_retires_serves_who_has_begun_to_ask_and_leaves_who_is_silent(arbiter: Arbiter) -> None:
+    server = serve(arbiter)
+    with contextlib.ExitStack() as stack:
+        slow = [(stack.enter_context(connected(server, first)), rest) for first, rest in PARTS]
+        assert ask(server).status == 200  # those before it have been accepted
+        server.send(signal.SIGTERM)
+        server.wait_log("stopping:")
+        (silent, _), *begun = slow
+        assert everything(silent) == b""
+        for client, rest in begun:
+            client.sendall(rest)
+            assert Response(everything(client)).status == 200
+
+
+def test_where_there_is_no_room_who_is_silent_for_longest_makes_it(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--worker-connections", "20")
+    with contextlib.ExitStack() as stack:
+        begun = [stack.enter_context(connected(server, b"GET / HT")) for _ in range(5)]
+        silent = [stack.enter_context(connected(server)) for _ in range(30)]
+        assert ask(server).status == 200
+        assert everything(silent[0]) == b""
+        for client in [*begun, silent[-1]]:
+            client.sendall(GET if client is silent[-1] else b"TP/1.1\r\nHost: a\r\n\r\n")
+            assert Response(everything(client)).status == 200
+
+
+def test_an_address_has_no_more_connections_than_it_may(arbiter: Arbiter) -> None:
+    server = serve(arbiter, "--limit-connections-per-address", "3")
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connected(server, b"GET / HT"))
+        assert ask(server, b"GET / HT").status == 503
+        assert ask(server).status == 200, "it is served at once: nobody waits for it"
 
 
 @pytest.mark.parametrize("size", [100, 3_000_000])
@@ -182,7 +241,7 @@ def test_a_pipelining_client_gets_the_first_answer_and_no_reset(arbiter: Arbiter
     assert len(response.body) < 10
 
 
-def test_100_continue_comes_when_the_application_reads(arbiter: Arbiter) -> None:
+def test_100_continue_comes_when_the_head_is_let_in(arbiter: Arbiter) -> None:
     server = serve(arbiter)
     with connected(server, b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n") as client:
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
