@@ -87,6 +87,8 @@ class Notices:
         match news:
             case News.REFUSED:
                 self._remember(str(words["why"]), clock)
+            case News.UPGRADING:  # who waits for the reload is to know that nothing has come of it
+                self._remember("an upgrade was under way, which loads everything anew", clock)
             case News.PROMOTED:
                 self.refusal = ""
             case News.NEVER_SERVED | News.GAVE_UP:

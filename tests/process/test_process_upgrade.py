@@ -7,7 +7,10 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import procfs
@@ -16,11 +19,9 @@ from clients import Asking, Reply, ask
 from harness import app
 from heirs import NOT_ALONE, Watch, begin, leave, stop, supervisors, upgrade, workers
 from manager import Manager, passing
-from waiting import until
+from waiting import PATIENCE, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness import Arbiter, Server
 
 pytestmark = pytest.mark.process
@@ -72,9 +73,9 @@ def test_the_pid_file_names_the_ruling_supervisor_at_every_moment(arbiter: Arbit
 
 
 def test_until_all_workers_of_the_new_one_are_ready_nothing_changes(arbiter: Arbiter, tmp_path: Path) -> None:
-    """1. The import of the new code is held. 2. USR2, and USR2 again, and HUP. 3. It is let go.
+    """1. The import of the new code is held. 2. USR2, and USR2 again, and a reload that is waited for. 3. It is let go.
 
-    Result: the old one serves and owns the pid file; the second USR2 and the HUP are ignored, with a line each.
+    Result: the old one serves and owns the pid file; the second USR2 and the reload are ignored, and who waits is told so.
     """
     server = arbiter.serve("--pid", "pid", workers=2)
     before = server.wait_workers(2)
@@ -83,9 +84,12 @@ def test_until_all_workers_of_the_new_one_are_ready_nothing_changes(arbiter: Arb
     until(lambda: len([found for found in procfs.everyone() if found.parent == fresh]) == 1, "its first worker")
     server.send(signal.SIGUSR2)
     server.wait_log("upgrade ignored: one is under way")
-    server.send(signal.SIGHUP)
+    command: list[str | Path] = [Path(sys.executable).with_name("arbiterctl"), "--pid", "pid", "--wait", "reload"]
+    reload = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     server.wait_log("reload ignored: an upgrade is under way")
 
+    assert reload.returncode == 1
+    assert "an upgrade was under way, which loads everything anew" in reload.stderr
     assert server.get().text.startswith("one ")
     assert procfs.pids(server.workers()) == procfs.pids(before)
     assert (tmp_path / "pid").read_text() == f"{server.pid}\n"

@@ -69,6 +69,13 @@ def test_the_status_counts_slots_and_not_the_workers_that_are_beside_others_for_
     assert rolling == "2/2 ready, 1 busy, gen 2 rolling out"
 
 
+def test_a_reload_that_an_upgrade_has_ignored_is_a_refused_one() -> None:
+    service = serving()
+    service.notices.hear(News.UPGRADING, {}, "12:01")
+
+    assert service.notices.refusal == "last reload refused 12:01: an upgrade was under way, which loads everything anew"
+
+
 def test_the_status_tells_how_the_last_reload_failed_until_one_has_succeeded() -> None:
     service = serving()
     service.notices.hear(News.REFUSED, {"why": "failed while importing shop: KeyError: 'x'."}, "12:01")
