@@ -1,7 +1,10 @@
 """What a line of the access log says of a request: in Gunicorn's format language, or as JSON.
 
-A format is compiled once into a few functions, each of one f-string, as the standard library makes named tuples: nothing is
-looked up, dispatched or created per request that the line does not show. What a line says of the request's head is made once
+A format is compiled once into a few functions, as the standard library makes named tuples: nothing is looked up, dispatched or
+created per request that the line does not show. When a request is over, what its line needs is put into a tuple, its record;
+of many records a loop makes lines later. The work is the same, but between two requests the caches have seen everything else
+that a server does, and a line that is made alone costs three times as much as one among others. What the application might
+change meanwhile (the environ, its headers) is made text at once. What a line says of the request's head is made once
 for a head that comes again, as most do (`http1`), and kept where other interfaces keep what they make of it. The language,
 its compiler and the values are here together, since an expression of the first is a name of the last.
 
@@ -19,11 +22,12 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from arbiter.config.lists import Skip
     from arbiter.workers.protocols.policy import Request
@@ -48,6 +52,13 @@ class Entry(NamedTuple):
     """Microseconds of processor time; -1: not known."""
 
 
+Record = tuple[Any, ...]
+"""What a line needs to know of a request: only its `Format` knows which value is where. Nothing in it changes any more."""
+Recorder = Callable[..., None]
+"""Takes a request that is over: the first of two the values of its `Entry`, by position; the second, for WSGI, its exchange,
+environ, the monotonic moment at which it began, and its thread's nanoseconds then (0: not asked for)."""
+
+
 REQUEST_ID: Final = "arbiter.request_id"
 """The key in the environ."""
 QUEUE: Final = "arbiter.queue_us"
@@ -57,7 +68,7 @@ QUEUE: Final = "arbiter.queue_us"
 class Format:
     """How a line is made, and what has to be known for it."""
 
-    __slots__ = ("line", "wants_cpu", "wants_id", "wants_queue", "wants_seconds")
+    __slots__ = ("lines", "recorders", "wants_cpu", "wants_id", "wants_queue", "wants_seconds")
 
     def __init__(self, form: str, *, as_json: bool = False, skip: Sequence[Skip] = ()) -> None:
         """Made in the worker, whose pid is in its lines.
@@ -68,8 +79,13 @@ class Format:
             skip: requests that make no line.
         """
         parts = _json_parts() if as_json else _parts(form)
-        self.line: Callable[..., str] = _compiled(parts, skip)
-        """Gives the line of an entry's values, all of them by position; an empty one for a request that makes none."""
+        made = _compiled(parts, skip)
+        self.lines: Callable[[Sequence[Record]], str] = made["lines"]
+        """The lines of these records, one after another."""
+        self.recorders: Callable[[list[Record], int, Callable[[], None], Callable[[], None]], tuple[Recorder, Recorder]]
+        self.recorders = made["recorders"]
+        """Gives two functions that put a record at the end of a list: see `Recorder`. They take the list, from what length on
+        the third, which empties it, is called, and what is called when there can be no record, from its `except` clause."""
         shown = " ".join(part.expression for part in parts)
         self.wants_seconds = "seconds" in shown
         """Whether a line shows it: then it has to be measured, as have the next and the last."""
@@ -98,7 +114,9 @@ class _Of(Enum):
     HEAD = 2
     """The request's head: `request`."""
     EACH = 3
-    """Anything in the `Entry`."""
+    """Values of the `Entry` that stay as they are, or the time of day, `now`."""
+    OPEN = 4
+    """What the application has given and may change: the `environ`, its `headers`."""
 
 
 class _Part(NamedTuple):
@@ -113,7 +131,7 @@ class _Part(NamedTuple):
     """What ARGUMENT in the expression stands for."""
 
 
-_FIELDS, _HEAD, _EACH = _Of
+_FIELDS, _HEAD, _EACH, _OPEN = _Of
 
 _CONSTANTS: Final[Mapping[str, Callable[[], str]]] = {
     "l": lambda: "-",
@@ -121,9 +139,9 @@ _CONSTANTS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 _ATOMS: Final[Mapping[str, tuple[_Of, str]]] = {
-    "h": (_EACH, "words[remote]"),
+    "h": (_EACH, "words[str(remote)]"),
     "u": (_FIELDS, "user(fields)"),
-    "t": (_EACH, "dates[int(time())]"),
+    "t": (_EACH, "dates[int(now)]"),
     "r": (_HEAD, "texts[request.method]} {texts[request.target]} {request.version"),
     "m": (_HEAD, "texts[request.method]"),
     "U": (_HEAD, "texts[request.path]"),
@@ -139,21 +157,21 @@ _ATOMS: Final[Mapping[str, tuple[_Of, str]]] = {
     "D": (_EACH, "int(seconds * 1e6)"),
     "L": (_EACH, "seconds:.6f"),
     "cpu": (_EACH, "cpu if cpu >= 0 else '-'"),
-    "queue": (_EACH, f"number(environ.get('{QUEUE}'))"),
-    "id": (_EACH, f"words[environ.get('{REQUEST_ID}', '')]"),
+    "queue": (_OPEN, f"number(environ.get('{QUEUE}'))"),
+    "id": (_OPEN, f"words[environ.get('{REQUEST_ID}', '')]"),
 }
 """``%(r)s`` closes and opens braces of its own."""
 
 _NAMED: Final[Mapping[str, tuple[_Of, str]]] = {
     "i": (_FIELDS, "texts[fields.get(ARGUMENT, b'')]"),
-    "o": (_EACH, "header(headers, ARGUMENT)"),
-    "e": (_EACH, "words[str(environ.get(ARGUMENT, ''))]"),
+    "o": (_OPEN, "header(headers, ARGUMENT)"),
+    "e": (_OPEN, "words[str(environ.get(ARGUMENT, ''))]"),
 }
 """``%({NAME}i)s`` and its like."""
 
 _JSON: Final[Mapping[str, tuple[_Of, str]]] = {
-    "time": (_EACH, "quoted_dates[int(time())]"),
-    "remote": (_EACH, "quoted_words[remote]"),
+    "time": (_EACH, "quoted_dates[int(now)]"),
+    "remote": (_EACH, "quoted_words[str(remote)]"),
     "user": (_FIELDS, "quoted_user(fields)"),
     "method": (_HEAD, "quoted[request.method]"),
     "path": (_HEAD, "quoted[request.path]"),
@@ -163,11 +181,11 @@ _JSON: Final[Mapping[str, tuple[_Of, str]]] = {
     "bytes": (_EACH, "sent"),
     "seconds": (_EACH, "seconds:.6f"),
     "cpu_us": (_EACH, "cpu if cpu >= 0 else 'null'"),
-    "queue_us": (_EACH, f"json_number(environ.get('{QUEUE}'))"),
+    "queue_us": (_OPEN, f"json_number(environ.get('{QUEUE}'))"),
     "host": (_FIELDS, "quoted[fields.get(b'host', b'')]"),
     "referer": (_FIELDS, "quoted[fields.get(b'referer', b'')]"),
     "user_agent": (_FIELDS, "quoted[fields.get(b'user-agent', b'')]"),
-    "request_id": (_EACH, f"quoted_words[environ.get('{REQUEST_ID}', '')]"),
+    "request_id": (_OPEN, f"quoted_words[environ.get('{REQUEST_ID}', '')]"),
 }
 """The members of a JSON line, in this order; ``pid`` comes after them."""
 
@@ -210,11 +228,22 @@ _KEPT_OF_HEAD: Final = 2 * 1024
 """Characters, at most, to keep of a head that may come again: as many as such a head may have bytes (`http1`)."""
 _numbers = itertools.count()
 
+_RECORDED: Final[Mapping[str, str]] = {
+    "remote": "environ.get('REMOTE_ADDR', '')",  # what middleware like Werkzeug's ProxyFix put there, as in Gunicorn
+    "request": "exchange.request",
+    "status": "exchange.status",
+    "sent": "exchange.sent",
+    "seconds": "monotonic() - started",
+    "cpu": "(thread_time_ns() - cpu) // 1000 if cpu else -1",
+    "now": "time()",
+}
+"""What a record may have, and how the second `Recorder` gets it. The first one has it by this name, but for the time."""
 
-def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> Callable[..., str]:
-    """The function that makes a line of an entry's values; an empty one for a request that makes none.
 
-    For the default format it and what it is helped by are::
+def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> dict[str, Any]:
+    """The functions `lines` and `recorders` of a `Format`.
+
+    For the default format they and what they are helped by are::
 
         def of_fields(request):
             fields = dict(request.fields)
@@ -224,15 +253,34 @@ def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> Callable[..., str
             fields = request.of_fields.get(name) or of_fields(request)
             return keep(request.of_head, (f"{text1}{fields[0]}{text2}", f"{text3}{texts[request.method]} ...", ...))
 
-        def line(remote, request, status, sent, seconds, headers, environ, cpu):
-            head = request.of_head.get(name) or of_head(request)
-            return f"{words[remote]}{head[0]}{dates[int(time())]}{head[1]}{status}{text5}{sent or '-'}{head[2]}"
+        def lines(records):
+            made = []
+            for remote, request, status, sent, now in records:
+                head = request.of_head.get(name) or of_head(request)
+                made.append(f"{words[str(remote)]}{head[0]}{dates[int(now)]}{head[1]}{status}{text5}{sent or '-'}{head[2]}")
+            return "".join(made)
+
+        def recorders(records, many, full, failed):
+            append = records.append
+            def add(remote, request, status, sent, seconds, headers, environ, cpu=-1):
+                try:
+                    append((remote, request, status, sent, time()))
+                except Exception:
+                    failed()
+                if len(records) >= many:
+                    full()
+            def note(exchange, environ, started, cpu):
+                ...
+                    append((environ.get('REMOTE_ADDR', ''), exchange.request, exchange.status, exchange.sent, time()))
+                ...
+            return add, note
     """
     name = f"access {next(_numbers)}"
     known = {**_COMMON, "name": name}
     of_fields: list[str] = []
     of_head: list[str] = []
     line: list[str] = []
+    at_once: dict[str, str] = {}
     run: list[str] = []  # pieces, one after another, that the head and the format know
     is_made_of_head = False
 
@@ -251,10 +299,14 @@ def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> Callable[..., str
         known[f"text{number}"], known[f"argument{number}"] = part.text, part.argument
         if part.text:
             run.append(f"{{text{number}}}")
-        piece = f"{{{part.expression.replace('ARGUMENT', f'argument{number}')}}}"
-        if not part.expression:
+        expression = part.expression.replace("ARGUMENT", f"argument{number}")
+        if not expression:
             continue
-        if part.of is _EACH:
+        if part.of is _OPEN:
+            at_once[f"value{number}"] = expression
+            expression = f"value{number}"
+        piece = f"{{{expression}}}"
+        if part.of is _EACH or part.of is _OPEN:
             close()
             line.append(piece)
             continue
@@ -266,14 +318,35 @@ def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> Callable[..., str
     known["line_end"] = "\n"
     run.append("{line_end}")
     close()
-    rows = [f"def line({', '.join(Entry._fields)}):"]
+    rows = []
     if skip:
         known["skips"] = skip
-        rows.append("    if any(covers(skip, status, request.path) for skip in skips): return ''")
+        rows.append("if any(covers(skip, status, request.path) for skip in skips): continue")
     if of_head:
-        rows.append("    head = request.of_head.get(name) or of_head(request)")
-    rows.append(f'    return f"""{"".join(line)}"""')
-    rows.append("def of_head(request):")
+        rows.append("head = request.of_head.get(name) or of_head(request)")
+    rows.append(f'made.append(f"""{"".join(line)}""")')
+    used = set(re.findall(r"\w+", " ".join(rows)))
+    recorded = [name for name in _RECORDED if name in used]
+    rows = [
+        "def lines(records):",
+        "    made = []",
+        f"    for {_items([*recorded, *at_once])} in records:",
+        *(f"        {row}" for row in rows),
+        "    return ''.join(made)",
+        "def recorders(records, many, full, failed):",
+        "    append = records.append",
+        f"    def add({', '.join(Entry._fields)}=-1):",
+        *_recording([*(_RECORDED[name] if name == "now" else name for name in recorded), *at_once.values()]),
+        "    def note(exchange, environ, started, cpu):",
+        *_recording(
+            [
+                *(_RECORDED[name] for name in recorded),
+                *(text.replace("headers", "exchange.headers") for text in at_once.values()),
+            ]
+        ),
+        "    return add, note",
+        "def of_head(request):",
+    ]
     if of_fields:
         rows.append("    fields = request.of_fields.get(name) or of_fields(request)")
     rows.append(f"    return keep(request.of_head, name, ({_texts_of(of_head)}))")
@@ -281,8 +354,24 @@ def _compiled(parts: Sequence[_Part], skip: Sequence[Skip]) -> Callable[..., str
     rows.append("    fields = dict(request.fields)")  # the last of a name, as in Gunicorn
     rows.append(f"    return keep(request.of_fields, name, ({_texts_of(of_fields)}))")
     exec("\n".join(rows), known)  # noqa: S102 - the text is made of this module's own expressions and of numbers
-    made: Callable[..., str] = known["line"]
-    return made
+    return known
+
+
+def _items(names: Sequence[str]) -> str:
+    """A tuple's display."""
+    return f"({''.join(f'{name}, ' for name in names)})"
+
+
+def _recording(values: Sequence[str]) -> list[str]:
+    """The body of a function that takes a record of these."""
+    return [
+        "        try:",
+        f"            append({_items(values)})",
+        "        except Exception:",  # an object of the application's, in its environ, that has no text
+        "            failed()",
+        "        if len(records) >= many:",
+        "            full()",
+    ]
 
 
 def _texts_of(pieces: Sequence[str]) -> str:
@@ -412,6 +501,8 @@ _COMMON: Final[Mapping[str, Any]] = {
     "covers": covers,
     "keep": _keep,
     "time": time.time,
+    "monotonic": time.monotonic,
+    "thread_time_ns": time.thread_time_ns,
     "texts": _texts,
     "words": _words,
     "quoted": _quoted,

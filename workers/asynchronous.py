@@ -91,7 +91,7 @@ class AsyncWorker(Worker):
         copies.run_on(self.loop)
         self.loop.set_exception_handler(self._on_loop_error)
         context = copy_context()
-        self.access_log = open_access_log(settings, self.access) if self.access else None
+        self.access_log = open_access_log(settings, self.access, self.log) if self.access else None
         self.lifespan = context.run(Lifespan, self.app, self.lifespan_mode, self.log, context)
         mode = settings.asgi_lifespan if websocket_app is not None else "off"
         self.websocket_lifespan = context.run(Lifespan, websocket_app, mode, self.log, context)

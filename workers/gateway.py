@@ -87,7 +87,7 @@ class GatewayWorker(Worker):
         environs = {name: listener_environ(worker, name) for name in {each.getsockname() for each in self.listeners}}
         self._environs = {(each["SERVER_NAME"], each["SERVER_PORT"]): each for each in environs.values()}
         self._facts = {each: (int(each.family), environs[each.getsockname()]) for each in self.listeners}
-        self.access_log = open_access_log(settings, self.access) if self.access else None
+        self.access_log = open_access_log(settings, self.access, self.log) if self.access else None
         log = self.access_log
         self.access_prepares = log is not None and (log.wants_id or log.wants_queue or log.wants_cpu)
         """Whether the access log needs anything before a request runs."""
@@ -174,7 +174,7 @@ class GatewayWorker(Worker):
         self.log.info(f"refused a request from {host or 'a unix socket'}: {refusal.status}, {refusal.reason}")
 
     def prepare_access(self, request: Request, environ: dict[str, Any], waited: float, told: Told | None) -> int:
-        """What the access log needs of a request before it runs, if `access_prepares`; gives back what `note_access` asks for.
+        """What the access log needs of a request before it runs, if `access_prepares`; gives back what its `note` asks for.
 
         `waited` and `told`: as `Fronts.judge` has them.
         """
@@ -186,15 +186,6 @@ class GatewayWorker(Worker):
         if log.wants_queue and (wait := longest_wait(waited, told)) >= 0:
             environ[QUEUE] = int(wait * 1e6)
         return time.thread_time_ns() if log.wants_cpu else 0
-
-    def note_access(self, exchange: Exchange, environ: dict[str, Any], started: float, cpu: int) -> None:
-        """Enter a request that is over, and began at the monotonic moment `started`, into the access log."""
-        log = self.access_log
-        if log:
-            seconds = time.monotonic() - started if log.wants_seconds else 0.0
-            used = (time.thread_time_ns() - cpu) // 1000 if cpu else -1
-            remote = str(environ.get("REMOTE_ADDR", ""))  # what middleware like Werkzeug's ProxyFix put there, as in Gunicorn
-            log.add(remote, exchange.request, exchange.status, exchange.sent, seconds, exchange.headers, environ, used)
 
     def flush_access(self) -> None:
         """Write what the access log holds back."""

@@ -247,7 +247,7 @@ class SyncWorker(GatewayWorker):
         if self._quota:
             self.count_request()
         if self.access_log:
-            self.note_access(exchange, environ, started, cpu)
+            self.access_log.note(exchange, environ, started, cpu)
         return stays
 
     def _part(self, client: socket.SocketType, transport: SocketTransport) -> bool:

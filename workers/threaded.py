@@ -639,7 +639,7 @@ class ThreadedWorker(GatewayWorker):
         if self._quota:
             self.count_request()
         if self.access_log:
-            self.note_access(exchange, environ, started, cpu)
+            self.access_log.note(exchange, environ, started, cpu)
         if exchange.reset:
             client.reset()
             self._poller.close(client)

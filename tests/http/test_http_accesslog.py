@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,13 +19,17 @@ from arbiter.config.kinds import Refused
 from arbiter.config.lists import Skips
 from arbiter.workers import accessformat
 from arbiter.workers.accessformat import QUEUE, REQUEST_ID, Entry, Format
-from arbiter.workers.accesslog import HELD, AccessLog, Ids
+from arbiter.workers.accesslog import HELD, MANY, AccessLog, Ids
 from arbiter.workers.protocols.policy import admit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+
+
+def never(text: str) -> None:
+    raise AssertionError(text)
 
 
 class Lines:
@@ -60,7 +65,7 @@ def lines(log: AccessLog, writer: Lines, *entries: Entry) -> list[str]:
 def line(form: str, fields: dict[bytes, bytes] | None = None, **changes: Any) -> str:
     """The one line that an entry makes, without its line end."""
     writer = Lines()
-    (only,) = lines(AccessLog(compiled(form), writer), writer, entry(fields, **changes))
+    (only,) = lines(AccessLog(compiled(form), writer, never), writer, entry(fields, **changes))
     return only
 
 
@@ -176,7 +181,7 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
         environ={REQUEST_ID: "r-1", QUEUE: 4000},
         cpu=17,
     )
-    first, second = map(json.loads, lines(AccessLog(Format("", as_json=True), writer), writer, full, entry(remote="")))
+    first, second = map(json.loads, lines(AccessLog(Format("", as_json=True), writer, never), writer, full, entry(remote="")))
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", first.pop("time"))
     assert first == {
@@ -203,7 +208,7 @@ def test_a_json_line_has_numbers_as_numbers_and_null_for_what_is_missing() -> No
 @pytest.mark.parametrize("strange", ["7\n", 1.5, True, None, b"7"])
 def test_a_wait_that_the_application_has_made_up_is_unknown(strange: object) -> None:
     writer = Lines()
-    (text,) = lines(AccessLog(Format("", as_json=True), writer), writer, entry(environ={QUEUE: strange}))
+    (text,) = lines(AccessLog(Format("", as_json=True), writer, never), writer, entry(environ={QUEUE: strange}))
 
     assert json.loads(text)["queue_us"] is None
     assert line("%(queue)s", environ={QUEUE: strange}) == "-"
@@ -211,20 +216,20 @@ def test_a_wait_that_the_application_has_made_up_is_unknown(strange: object) -> 
 
 
 def test_what_no_line_shows_is_not_measured() -> None:
-    plain = AccessLog(Format(COMBINED), Lines())
+    plain = AccessLog(Format(COMBINED), Lines(), never)
     assert not plain.wants_seconds
     assert not plain.wants_cpu
     assert not plain.wants_id
     assert not plain.wants_queue
-    assert AccessLog(Format("%(queue)s"), Lines()).wants_queue
-    assert AccessLog(Format("%(D)s"), Lines()).wants_seconds
+    assert AccessLog(Format("%(queue)s"), Lines(), never).wants_queue
+    assert AccessLog(Format("%(D)s"), Lines(), never).wants_seconds
 
 
 @given(agent=st.binary(), host=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))
 def test_a_json_line_is_json_whatever_a_client_sends(agent: bytes, host: str) -> None:
     writer = Lines()
     (text,) = lines(
-        AccessLog(Format("", as_json=True), writer), writer, entry({b"user-agent": agent, b"referer": host.encode()})
+        AccessLog(Format("", as_json=True), writer, never), writer, entry({b"user-agent": agent, b"referer": host.encode()})
     )
 
     found = json.loads(text)
@@ -244,7 +249,7 @@ def test_a_json_line_is_json_whatever_a_client_sends(agent: bytes, host: str) ->
 )
 def test_what_is_to_be_skipped_makes_no_line_and_all_else_does(rules: str, shown: list[str]) -> None:
     writer = Lines()
-    log = AccessLog(Format("%(s)s %(U)s", skip=Skips().parse(rules)), writer)
+    log = AccessLog(Format("%(s)s %(U)s", skip=Skips().parse(rules)), writer, never)
     cases = ((200, b"/"), (304, b"/"), (200, b"/static/a"), (200, b"/healthz"), (503, b"/healthz"))
     entries = [entry(request=admit(b"GET", path, 1, [(b"host", b"a")], 0), status=status) for status, path in cases]
 
@@ -283,9 +288,9 @@ def test_a_clients_id_is_kept_if_it_is_sound_and_replaced_otherwise(sent: bytes,
     assert ids.of(entry().request) != given_id
 
 
-def test_no_line_is_lost_or_doubled_when_threads_add_and_flush_at_once() -> None:
+def test_no_line_is_lost_doubled_or_before_its_time_when_threads_add_and_flush_at_once() -> None:
     writer = Lines()
-    log = AccessLog(Format("%(U)s"), writer)
+    log = AccessLog(Format("%(U)s"), writer, never)
 
     def work(name: int) -> None:
         for number in range(500):
@@ -301,7 +306,61 @@ def test_no_line_is_lost_or_doubled_when_threads_add_and_flush_at_once() -> None
     log.flush()
 
     found = b"".join(writer.lines).decode().split()
-    assert sorted(found) == sorted(f"/{name}/{number}" for name in range(4) for number in range(500))
+    assert len(found) == 4 * 500
+    for name in range(4):
+        assert [f"/{name}/{number}" for number in range(500)] == [path for path in found if path.startswith(f"/{name}/")]
+
+
+def test_a_line_says_what_was_so_when_the_request_was_over() -> None:
+    """1. Of two requests the application changes headers and environ afterwards, before lines are made.
+
+    Result: the lines have what was there before.
+    """
+    writer = Lines()
+    log = AccessLog(Format("%(s)s %({X-Two}o)s %({KEY}e)s %(queue)s %(id)s"), writer, never)
+    over = entry(headers=[("X-Two", "a")], environ={"KEY": "b", QUEUE: 5, REQUEST_ID: "c"})
+    log.add(*over)
+    exchange = SimpleNamespace(request=over.request, status=404, sent=3, headers=[("X-Two", "d")])
+    environ: dict[str, Any] = {"KEY": "e", "REMOTE_ADDR": "192.0.2.1"}
+    log.note(exchange, environ, time.monotonic(), 0)
+
+    for changed in (over.headers, exchange.headers, over.environ, environ):
+        assert isinstance(changed, list | dict)
+        changed.clear()
+    exchange.status = 0
+    log.flush()
+
+    assert writer.lines == [b"200 a b 5 c\n404 d e - -\n"]
+
+
+class Mute:
+    """What an application may put into its environ."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(("form", "kept"), [("%(s)s %({KEY}e)s", b"200 -\n"), ("%(s)s %(h)s", b"200 192.0.2.7\n")])
+def test_a_line_that_cant_be_made_is_told_of_and_all_others_are_written(form: str, kept: bytes) -> None:
+    writer, told = Lines(), list[str]()
+    log = AccessLog(Format(form), writer, told.append)
+    fine = entry(environ={})
+    log.add(*fine)
+    log.note(fine, {"REMOTE_ADDR": Mute(), "KEY": Mute()}, 0.0, 0)
+    log.add(*fine)
+    log.flush()
+
+    assert told == ["a request has no line in the access log, since that can't be made"]
+    assert [2 * kept] == writer.lines
+
+
+def test_what_is_taken_is_bounded_when_nobody_ever_has_time_to_write() -> None:
+    writer = Lines()
+    log = AccessLog(compiled("%(s)s"), writer, never)
+    for _ in range(2 * MANY):
+        log.add(*entry())
+
+    assert writer.lines == [b"200\n" * MANY] * 2
 
 
 def test_texts_that_are_kept_stay_bounded_whatever_clients_invent() -> None:
@@ -342,7 +401,7 @@ def test_what_is_kept_of_a_head_is_no_longer_than_a_head_that_may_come_again() -
 
 def test_lines_are_written_at_once_after_a_pause_and_together_within_a_moment() -> None:
     writer = Lines()
-    log = AccessLog(compiled("%(s)s"), writer)
+    log = AccessLog(compiled("%(s)s"), writer, never)
 
     assert log.write_behind(5.0) == 5.0
     log.add(*entry())

@@ -58,6 +58,13 @@ def test_a_line_that_is_longer_than_a_pipe_takes_in_one_goes_in_parts() -> None:
     assert b"".join(found) == b"before\n" + line + b"after\n"
 
 
+def test_a_file_takes_all_that_is_written_at_once(tmp_path: Path) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(PIECE))
+    Sink(str(tmp_path / "log")).write(lines)
+
+    assert (tmp_path / "log").read_bytes() == lines
+
+
 def test_each_line_that_nobody_reads_is_counted() -> None:
     with packets() as (sink, reader):
         lines = b"y" * 100 + b"\n"
