@@ -638,7 +638,9 @@ class Settings:
         flags=("--no-sendfile",),
         environment=(("SENDFILE", "{}"),),
         doc="Send files by sendfile(2), from the disk's cache to the socket. Without it they are read and written in pieces, "
-        "for file systems that sendfile does not work on, such as shared folders of virtual machines.",
+        "for file systems that sendfile does not work on, such as shared folders of virtual machines. ASGI applications are "
+        "not offered `http.response.pathsend` then: middleware, which may want to compress a file, does not see those that go "
+        "that way.",
     )
     ws_max_size: int = setting(
         kinds.Size(example="1MiB"),

@@ -31,7 +31,7 @@ from arbiter.workers.contract import Doing
 from arbiter.workers.deadlines import Deadlines
 from arbiter.workers.fronts import Crowd, Fronts, longest_wait
 from arbiter.workers.interfaces.asgi import Exchange
-from arbiter.workers.interfaces.asgi_scope import HTTP_EXTENSIONS, http_scope, told_scope, variables_scope
+from arbiter.workers.interfaces.asgi_scope import FILE_EXTENSIONS, HTTP_EXTENSIONS, http_scope, told_scope, variables_scope
 from arbiter.workers.interfaces.asgi_websocket import WebSocketExchange
 from arbiter.workers.interfaces.health import health_application
 from arbiter.workers.protocols.http1 import Connection, head_parser
@@ -160,6 +160,7 @@ class Site:
             field_size=settings.limit_request_field_size,
             body=settings.limit_request_body,
         )
+        self._extensions = {name: _EXTENSIONS[name] for name in _EXTENSIONS if settings.sendfile or name not in FILE_EXTENSIONS}
         self._parse = head_parser(settings.http)
         self._connection_class = UwsgiConnection if settings.protocol == "uwsgi" else Connection
         self._health = (settings.health_path or "").encode()
@@ -285,7 +286,7 @@ class Site:
         """
         scope = http_scope(template, request)
         scope["state"] = self.state.copy()
-        extensions = scope["extensions"] = _EXTENSIONS.copy()
+        extensions = scope["extensions"] = self._extensions.copy()
         if "extensions" in template:
             extensions.update(template["extensions"])
         if "environ" in template:

@@ -327,3 +327,26 @@ def test_a_framework_is_served_as_its_users_expect(arbiter: Arbiter, name: str, 
     assert greeting == "grüße"
     assert again.json() == {"hello": "again"}
     assert " [ERROR] " not in server.log()
+
+
+FILES = """
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import FileResponse
+from starlette.routing import Route
+
+application = Starlette(routes=[Route("/", lambda request: FileResponse("live.py"))], middleware=[Middleware(GZipMiddleware, 10)])
+"""
+
+
+@pytest.mark.parametrize(("words", "encoding"), [((), None), (("--no-sendfile",), "gzip")])
+def test_middleware_gets_to_see_files_where_they_are_not_left_to_the_kernel(
+    arbiter: Arbiter, words: tuple[str, ...], encoding: str | None
+) -> None:
+    arbiter.write("live.py", FILES)
+    server = arbiter.serve("-k", "async", "--lifespan", "off", *words, workers=1)
+
+    answer = httpx.get("http://{}:{}/".format(*server.tcp), timeout=30)
+
+    assert (answer.text, answer.headers.get("content-encoding")) == (FILES, encoding)

@@ -31,6 +31,8 @@ HTTP_EXTENSIONS: Final[dict[str, Any]] = {
     "http.response.zerocopysend": {},
 }
 """What `Exchange.send` understands besides the core messages."""
+FILE_EXTENSIONS: Final = ("http.response.pathsend", "http.response.zerocopysend")
+"""Those that send a file behind the back of all that stands between application and server."""
 
 
 def address_pair(address: object) -> tuple[str, int | None] | None:
