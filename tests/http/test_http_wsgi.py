@@ -447,6 +447,12 @@ def test_a_status_may_have_any_reason_or_none(status: str) -> None:
     assert int(status[:3]) == response.status
 
 
+def test_blanks_before_a_value_are_one_blank() -> None:
+    response, _ = ask(giving([b"x"], headers=[("Set-Cookie", " a=b"), ("X-A", "c:  d"), ("X-B", "  \t e")]))
+
+    assert [value for name, value in response.fields if name in {b"Set-Cookie", b"X-A", b"X-B"}] == [b"a=b", b"c:  d", b"e"]
+
+
 class Word(str):
     """What escapes by itself, say."""
 

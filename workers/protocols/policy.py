@@ -337,6 +337,8 @@ _SPECIAL: Final = {
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NAMES_KEPT: Final = 512  # an application has a few dozen; one that makes up names must not make us grow
 _SOUND: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_BLANKS_BEFORE: Final = re.compile(rb"^([^:]++:)[ \t]++", re.MULTILINE)
+"""A value that begins with blanks, as Django gives cookies to WSGI: a single one is preferred there (RFC 9112 section 5.1)."""
 
 
 class _Words(NamedTuple, Generic[AnyStr]):
@@ -464,6 +466,8 @@ def _check(key: tuple[Any, ...], words: _Words[AnyStr], *, kept: bool) -> Fields
     if block.translate(None, _SOUND) != b"\r\n" * (len(lines) - 1):
         culprit = next(line for line in lines if _octets(line).translate(None, _SOUND))
         raise BadResponseError(f"a control character in the response field {culprit!r}")
+    if b":  " in block:
+        block = _BLANKS_BEFORE.sub(rb"\1 ", block)
     kept = kept and len(block) <= _SECTION_SIZE
     fields = Fields(block, length, close, dated, named, kept)
     if kept:
