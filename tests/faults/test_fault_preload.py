@@ -187,7 +187,7 @@ def test_a_template_that_died_while_the_code_is_broken_costs_only_the_slots_that
 
 def test_a_stopped_template_is_killed_after_boot_timeout_and_made_anew(arbiter: Arbiter) -> None:
     """1. SIGSTOP to the template. 2. SIGKILL to a worker. Result: its successor has a new template; the others are the same."""
-    server = arbiter.serve("--preload", "--boot-timeout", "1", workers=3)
+    server = arbiter.serve("--preload", "--boot-timeout", "3", workers=3)
     before, mother = server.wait_workers(3), template(server)
 
     with server.client() as client:
@@ -365,7 +365,7 @@ def test_workers_that_are_killed_at_their_birth_are_a_crash_loop_like_any(arbite
 
 
 def test_a_service_that_was_suspended_whole_kills_nobody_when_it_wakes(arbiter: Arbiter) -> None:
-    server = arbiter.serve("--preload", "--timeout", "1", "--boot-timeout", "1", workers=2)
+    server = arbiter.serve("--preload", "--timeout", "2", workers=2)
     before, mother = server.wait_workers(2), template(server)
     everybody = [server.pid, mother, *pids(before)]
 
@@ -383,7 +383,7 @@ def test_a_service_that_was_suspended_whole_kills_nobody_when_it_wakes(arbiter: 
 
 def test_a_supervisor_that_was_stopped_while_a_template_booted_goes_on_with_the_reload(arbiter: Arbiter) -> None:
     """The template is ready meanwhile, but its worker is ordered only when the supervisor wakes: it must have the time."""
-    server = arbiter.serve("--preload", "--boot-timeout", "1", workers=2)
+    server = arbiter.serve("--preload", "--boot-timeout", "3", workers=2)
     arbiter.write("live.py", app("two", at_import="\nopen('importing', 'a').close()\ntime.sleep(0.3)\n"))
 
     with server.client() as client:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 
 SLEEP = 3.0
 """Seconds for which something is stopped: longer than every deadline of the server, and than what counts as sleep."""
-SHORT = ("--timeout", "1", "--boot-timeout", "1", "--graceful-timeout", "1")
+SHORT = ("--timeout", "2", "--boot-timeout", "2", "--graceful-timeout", "1")
 
 
 def in_a_request(server: Server) -> None:
@@ -127,7 +127,7 @@ def test_a_request_in_flight_is_finished_when_the_supervisor_is_killed_if_it_tak
 
 
 def test_a_supervisor_that_was_stopped_kills_nobody_when_it_wakes(arbiter: Arbiter) -> None:
-    """1. Deadlines of 1 s, a client asks. 2. The supervisor is stopped for 3 s. 3. It wakes.
+    """1. Deadlines of 1 and 2 s, a client asks. 2. The supervisor is stopped for 3 s. 3. It wakes.
 
     Result: the workers serve all the time, and are the same after it.
     """

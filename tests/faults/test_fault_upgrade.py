@@ -117,12 +117,13 @@ def spoil(arbiter: Arbiter, how: str, taken: socket.socket) -> str:
         return r"exited with status 4: The application was not found"
     if how == "the application hangs":
         arbiter.write("live.py", app("two", at_import=HANGS))
+        arbiter.write("arbiter.toml", 'bind = ["unix:sock"]\nboot_timeout = 1\n')
         return r"exited with status 3: "
     if how == "wrong settings":
         arbiter.write("arbiter.toml", "wokers = 3\ntimeout = 'abc'\n")
         return r"exited with status 2: .*wokers.*; .*timeout"
     if how == "an address in use":
-        arbiter.write("arbiter.toml", f'bind = ["unix:sock", "127.0.0.1:{taken.getsockname()[1]}"]\nboot_timeout = 1\n')
+        arbiter.write("arbiter.toml", f'bind = ["unix:sock", "127.0.0.1:{taken.getsockname()[1]}"]\n')
         return r"exited with status 1: can't listen on 127\.0\.0\.1:\d+: Address already in use"
     if how == "the interpreter is gone":
         (arbiter.folder / "bin" / "python").unlink()
@@ -161,7 +162,7 @@ def test_a_new_version_that_fails_leaves_the_old_one_serving(arbiter: Arbiter, h
     succeeds as if the first had not been.
     """
     arbiter.write("live.py", app("one"))
-    arbiter.write("arbiter.toml", 'bind = ["unix:sock"]\nboot_timeout = 1\n')
+    arbiter.write("arbiter.toml", 'bind = ["unix:sock"]\n')
     config = ("-c", str(arbiter.folder / "arbiter.toml"), "--chdir", str(arbiter.folder), "--pid", str(arbiter.folder / "pid"))
     prefix, env = in_a_place_of_its_own(arbiter)
     server = arbiter.launch(*config, "-w", "2", "live", bind=None, prefix=prefix, env=env, makes=["sock"]).wait_ready()
@@ -188,7 +189,7 @@ def test_a_new_version_that_fails_leaves_the_old_one_serving(arbiter: Arbiter, h
     assert server.count("upgrade refused") == 1
 
     arbiter.write("live.py", app("two"))
-    arbiter.write("arbiter.toml", 'bind = ["unix:sock"]\nboot_timeout = 1\n')
+    arbiter.write("arbiter.toml", 'bind = ["unix:sock"]\n')
     (arbiter.folder / "place").mkdir(exist_ok=True)
     if not (arbiter.folder / "bin" / "python").is_symlink():
         (arbiter.folder / "bin" / "python").symlink_to(sys.executable)
@@ -201,17 +202,17 @@ def test_a_new_version_that_fails_leaves_the_old_one_serving(arbiter: Arbiter, h
 @pytest.mark.slow
 def test_a_new_supervisor_that_hangs_before_it_begins_is_stopped(arbiter: Arbiter) -> None:
     """Its configuration is a program that does not end. Result: refused after two boots and ten seconds."""
-    conf = arbiter.write("arbiter.conf.py", "boot_timeout = 1\nworkers = 1\n")
+    conf = arbiter.write("arbiter.conf.py", "boot_timeout = 3\nworkers = 1\n")
     arbiter.write("live.py", app("one"))
     server = arbiter.launch("-c", "arbiter.conf.py", "live").wait_ready()
     conf.write_text("import time\ntime.sleep(600)\n")
     with server.client() as client:
         begin(server)
-        server.wait_log(r"did not have all its workers ready within 12 s\. This one keeps serving", patience=12 + PATIENCE)
+        server.wait_log(r"did not have all its workers ready within 16 s\. This one keeps serving", patience=16 + PATIENCE)
         server.wait_workers(1)
 
     assert client.failures == []
-    conf.write_text("boot_timeout = 1\nworkers = 1\n")
+    conf.write_text("workers = 1\n")
     fresh = upgrade(server)
     leave(server)
     stop(server, fresh)

@@ -130,10 +130,10 @@ connect_to_a_database_that_is_down()
 
 def test_an_import_that_hangs_is_shown_at_boot_timeout_when_the_service_starts(arbiter: Arbiter) -> None:
     arbiter.write("live.py", HANGS)
-    status, log = arbiter.fail("-w", "2", "--boot-timeout", "1", "live")
+    status, log = arbiter.fail("-w", "2", "--boot-timeout", "2", "live")
 
     assert status == 3
-    assert "cannot start: worker=1 was not ready within boot_timeout (1 s)" in log
+    assert "cannot start: worker=1 was not ready within boot_timeout (2 s)" in log
     assert "in connect_to_a_database_that_is_down\n" in log
 
 

@@ -119,11 +119,13 @@ def test_a_reload_of_an_application_that_cannot_boot_is_refused_and_leaves_the_t
 
     Result: one line with the reason; the killed worker comes back, of the old code; then the reload works.
     """
-    server = arbiter.serve("--preload", "--boot-timeout", "1", workers=2)
+    server = arbiter.serve("--preload", workers=2)
     server.expect("RuntimeError: boom", "Bad file descriptor")
     before, template = server.wait_workers(2), only_template(server, 1)
 
     with server.client() as client:
+        if "boot_timeout" in why:
+            arbiter.write("arbiter.toml", "boot_timeout = 1\n")
         arbiter.write("live.py", source)
         server.send(signal.SIGHUP)
         said = server.wait_log(
@@ -135,6 +137,7 @@ def test_a_reload_of_an_application_that_cannot_boot_is_refused_and_leaves_the_t
         until(lambda: after[0].pid not in pids(server.children()), "its end")
         respawned = server.wait_workers(2, generation=1)
         client.more(20)
+        arbiter.write("arbiter.toml", "")
         arbiter.write("live.py", app("three"))
         reload(server, generation=3, workers=2)
         client.more(20)
@@ -162,7 +165,7 @@ def test_an_application_that_cannot_boot_ends_the_start_as_without_preload(arbit
 def test_an_import_that_hangs_is_shown_in_the_log_with_its_line(arbiter: Arbiter) -> None:
     """What the template is at is what the worker waits for."""
     arbiter.write("live.py", "import time\n\n\ndef connect():\n    time.sleep(600)\n\n\nconnect()\n")
-    code, words = arbiter.fail("--preload", "--boot-timeout", "1", "live")
+    code, words = arbiter.fail("--preload", "--boot-timeout", "2", "live")
 
     assert code == 3
     assert 'live.py", line 5 in connect' in words

@@ -71,11 +71,13 @@ def test_a_reload_of_an_application_that_cannot_boot_is_refused_and_touches_nobo
 
     Result: one line with the reason, the same workers as before, no failure; then the reload works.
     """
-    server = arbiter.serve("--boot-timeout", "1", workers=2)
+    server = arbiter.serve(workers=2)
     server.expect("RuntimeError: boom")
     before = server.wait_workers(2)
 
     with server.client() as client:
+        if "boot_timeout" in why:
+            arbiter.write("arbiter.toml", "boot_timeout = 1\n")
         arbiter.write("live.py", source)
         server.send(signal.SIGHUP)
         said = server.wait_log(
@@ -83,6 +85,7 @@ def test_a_reload_of_an_application_that_cannot_boot_is_refused_and_touches_nobo
         )
         after = server.wait_workers(2)
         client.more(20)
+        arbiter.write("arbiter.toml", "")
         arbiter.write("live.py", app("three"))
         reload(server, generation=3, workers=2)
         client.more(20)
