@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import signal
+import statistics
+import threading
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from websocket_client import open_websocket
+from websocket_client import RawWebSocket, open_websocket
 from wire import TEXT, close, frame
 
 if TYPE_CHECKING:
@@ -56,6 +60,21 @@ class Application:
             await send({"type": "websocket.send", "text": json.dumps(said)})
 
 application = Application()
+"""
+
+COUNTING = """
+heard = 0
+
+async def application(scope, receive, send):
+    global heard
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            heard += 1
+    elif scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % heard})
 """
 
 
@@ -131,3 +150,30 @@ def test_a_handshake_is_a_request_like_others_where_nobody_serves_websockets(arb
     server = arbiter.launch("-w", "1", "-k", "async", "pages:wsgi").wait_ready()
     with open_websocket(server) as client:
         assert client.head.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_who_sends_message_upon_message_has_one_turn_while_others_wait(arbiter: Arbiter) -> None:
+    """1. Four clients send the smallest messages, and pieces of one, without end. 2. Pages tell how many messages were heard.
+
+    Result: few come between two pages, not all that one read of each client brings (10,000).
+    """
+    arbiter.write("counting.py", COUNTING)
+    server = arbiter.launch("-w", "1", "-k", "async", "counting:application").wait_ready()
+
+    flood = (frame(TEXT) * 20 + frame(TEXT, fin=False) + frame(0, fin=False) * 20 + frame(0)) * 300
+
+    def send(client: RawWebSocket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.send(flood)
+
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(open_websocket(server)) for _ in range(4)]
+        for client in clients:
+            threading.Thread(target=send, args=(client,), daemon=True).start()
+        pages = stack.enter_context(httpx.Client())
+        counted = [int(pages.get("http://{}:{}".format(*server.tcp)).text) for _ in range(40)]
+    between = statistics.median(later - earlier for earlier, later in itertools.pairwise(counted[10:]))
+
+    server.stop(signal.SIGQUIT)  # what the kernel holds of the flood is for nobody
+    assert 0 < between < 4000  # some 300; 20,000 when all that was read comes first

@@ -25,6 +25,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections import deque
 from math import inf
+from sys import maxsize
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -62,6 +63,9 @@ _CONNECTING, _DENYING, _OPEN, _CLOSED = range(4)
 
 _QUEUED: Final = 64 * 1024
 """Characters and bytes of messages in the queue from which on nothing more is read, however few they are."""
+_TURN: Final = 64
+"""Frames of one client in one turn of the loop, before others have theirs: about 1 ms, or of messages whatever the application
+makes of them."""
 _EARLY: Final = 64 * 1024
 """Bytes of a client that sends before it is accepted."""
 _ANSWER: Final = 1.0
@@ -137,6 +141,7 @@ class WebSocketExchange:
         "_queue",
         "_queued",
         "_restarts",
+        "_rests",
         "_room",
         "_settings",
         "_socket",
@@ -186,6 +191,7 @@ class WebSocketExchange:
         self._queued = 0
         self._room = settings.ws_max_queue
         self._paused = False
+        self._rests = False  # it goes on with what has been received in the next turn of the loop
         self._ended: Closed | None = None  # what websocket.disconnect will say, after the queue
         self._restarts = False  # to be closed when nothing is under way
         self._pinged = 0.0  # when a ping was sent whose pong has not come; 0.0: none
@@ -221,7 +227,7 @@ class WebSocketExchange:
             if self._queue:
                 message = self._queue.popleft()
                 self._queued -= len(message)
-                if self._paused:
+                if self._paused and not self._rests:
                     self._pump()
                 if type(message) is str:
                     return {"type": "websocket.receive", "text": message}
@@ -394,6 +400,7 @@ class WebSocketExchange:
         if self._pinged:
             self._heard = True
         self._socket.feed(data)
+        self._socket.allowance = _TURN
         self._pump()
 
     def _pump(self) -> None:
@@ -408,8 +415,13 @@ class WebSocketExchange:
                     self._paused = True
                     self._stream.pause_reading()
                 break
+            if socket.allowance <= 0:
+                self._rest()
+                break
             event = socket.next_event()
             if event is None:
+                if socket.allowance <= 0:
+                    continue
                 if self._paused:
                     self._paused = False
                     self._stream.resume_reading()
@@ -419,6 +431,7 @@ class WebSocketExchange:
                 self._queued += len(event)
                 if not (socket.more or self._paused):
                     break
+                socket.allowance -= 1
             elif type(event) is Pong:
                 self._take_pong()
             elif type(event) is Closed:
@@ -428,6 +441,20 @@ class WebSocketExchange:
             self._send_pongs()
         if queue and not waits:
             self._wake()
+
+    def _rest(self) -> None:
+        """Go on in the next turn of the loop: a client that sends frame upon frame has one turn while others wait."""
+        if not self._paused:
+            self._paused = True
+            self._stream.pause_reading()
+        self._rests = True
+        self._host.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._rests = False
+        if self._state == _OPEN:
+            self._socket.allowance = _TURN
+            self._pump()
 
     def _send_pongs(self) -> None:
         socket = self._socket
@@ -477,6 +504,7 @@ class WebSocketExchange:
         """After our close: the client's ends it; what else it sends is for nobody."""
         socket = self._socket
         socket.feed(data)
+        socket.allowance = maxsize
         while (event := socket.next_event()) is not None:
             if isinstance(event, Closed):
                 self._stream.finish(gently=event.failed)

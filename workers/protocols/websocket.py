@@ -19,6 +19,7 @@ A message is given when it is whole; UTF-8 and sizes are judged as bytes arrive,
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
+from sys import maxsize
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsproto.frame_protocol import CloseReason, FrameDecoder, Opcode, ParseFailed
@@ -99,6 +100,7 @@ class WebSocket:
         "_message",
         "_opcode",
         "_utf8",
+        "allowance",
         "closing",
         "more",
         "over",
@@ -129,6 +131,9 @@ class WebSocket:
         """Pongs to send: `take_replies`. Of those that can't be sent yet, the last is enough (RFC 6455 section 5.5.3)."""
         self.more = False
         """There is something to look at behind the message that has just been given."""
+        self.allowance = maxsize
+        """Frames that `next_event` may still take the long way before it gives None, of the caller's choice: one has six bytes
+        at least and costs 15 us, so what one read brings may keep everybody else waiting for a sixth of a second."""
         self.closing = False
         """We have sent a close frame of our own: nothing may follow it. (The reply of `Closed` is the caller's to send.)"""
         self.over = False
@@ -156,7 +161,7 @@ class WebSocket:
         return self._decoder is not None and (bool(self._head) or self._decoder.header is not None)
 
     def next_event(self) -> Event | None:
-        """The next message or other event; None: feed more."""
+        """The next message or other event; None: feed more, or allow more."""
         if self._between:
             buffer = self._buffer
             at = self._at
@@ -201,7 +206,7 @@ class WebSocket:
             self._decoder = FrameDecoder(client=False, extensions=[self._inflater] if self._inflater else [])
         decoder = self._decoder
         try:
-            while self._at < len(self._buffer):
+            while self._at < len(self._buffer) and self.allowance > 0:
                 # The decoder is given one frame and no byte of the next, which may be for the quick way again.
                 self._between = False
                 begins = decoder.header is None
@@ -212,6 +217,7 @@ class WebSocket:
                     self._check_length(decoder)
                 if frame is None:
                     continue
+                self.allowance -= 1
                 event = self._event(frame)
                 self._between = decoder.header is None and not self._opcode
                 if event is not None:
