@@ -618,18 +618,18 @@ class Settings:
         default=1024 * 1024,
         section="HTTP",
         flags=("--response-buffer",),
-        doc="Bytes of a response that a threaded worker keeps in memory for a slow client. What is more goes to disk "
-        "(`response_spool`). It takes no thread to send them. Files need no room.",
+        doc="Bytes of a response that a worker keeps in memory for a slow client. What is more goes to disk "
+        "(`response_spool`). It takes no thread to send them. Files need no room. For threaded and sync workers.",
     )
     response_spool: int = setting(
         kinds.Size(example="512MiB"),
         default=512 * 1024 * 1024,
         section="HTTP",
         flags=("--response-spool",),
-        doc="Bytes of disk that a threaded worker takes for slow clients. What they have not read of their responses, beyond "
-        "`response_buffer`, waits in files without a name, in the folder that TMPDIR names or the system's. A response gets an "
-        "eighth of them at most; a larger one holds a thread for the rest, which does not count as one of `threads` (see "
-        "`io_threads`), up to `write_timeout`. 0: none.",
+        doc="Bytes of disk that a threaded or sync worker takes for slow clients. What they have not read of their responses, "
+        "beyond `response_buffer`, waits in files without a name, in the folder that TMPDIR names or the system's. A response "
+        "gets an eighth of them at most; a larger one holds a thread for the rest, which does not count as one of `threads` "
+        "(see `io_threads`), or its sync worker, up to `write_timeout`. 0: none.",
     )
     sendfile: bool = setting(
         kinds.Allowed(),

@@ -10,21 +10,17 @@ Only the owner calls its methods and writes its attributes, but for `yields_from
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
 import socket
 import sys
 import termios
 from enum import Enum
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from arbiter.workers.contract import Doing, client_name
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
-from arbiter.workers.protocols.http1 import READ_SIZE
-from arbiter.workers.slack import BLOCK, Overflow
 from arbiter.workers.transport import SLOW_BODY, STRIDE, UNKNOWN, SocketTransport, queue_wait
 
 if TYPE_CHECKING:
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
     from arbiter.workers.tlssocket import TlsSocket
 
 
-_MOMENT: Final = 0.001
-"""Seconds until a client that took nothing is asked again, as long as there is room for what the application gives: each
-attempt in vain costs as much as 10 KiB of response."""
 _HELD: Final = 0.02
 """Seconds that a thread waits for its client before another one takes its place: a few round trips to most of them."""
 _SLICE: Final = 0.1
@@ -70,28 +63,15 @@ class Stage(Enum):
     """The rest of what comes before HTTP, like a TLS handshake."""
 
 
-class _File(NamedTuple):
-    """Part of a file that is still to be sent."""
-
-    fd: int
-    """Our own."""
-    offset: int
-    size: int
-
-
 class Client(SocketTransport):
     """An accepted connection."""
 
     __slots__ = (
-        "_again",
         "_client",
-        "_file",
         "_gatherer",
-        "_overflow",
         "_relieve",
         "_seen",
         "_seen_at",
-        "_slack",
         "_stride",
         "_stride_at",
         "address",
@@ -134,7 +114,7 @@ class Client(SocketTransport):
             patience: seconds to wait for `transport.STRIDE` bytes.
             slack: where to put aside what it does not take.
         """
-        super().__init__(client, patience=patience, phase=_nobody)
+        super().__init__(client, patience=patience, phase=_nobody, slack=slack)
         self.fd = client.fileno()
         self.meet(address)
         self.waited = UNKNOWN
@@ -174,11 +154,6 @@ class Client(SocketTransport):
         self._seen: int | None = None  # bytes that it had sent and taken at `_seen_at`, since when it has moved none
         self._seen_at = self._stride_at = 0.0
         self._stride = 0  # the same when its last stride began
-        self._slack = slack
-        self._late = bytearray()
-        self._overflow: Overflow | None = None  # what comes behind `_late`, which is never empty then
-        self._again = 0.0  # monotonic seconds: when it may be worth while to try to send more
-        self._file: _File | None = None
 
     def meet(self, address: Any) -> None:
         """Its address, as ``accept()`` gives it, or as a proxy does."""
@@ -207,18 +182,6 @@ class Client(SocketTransport):
     def moved(self) -> int:
         """Bytes received and sent, of the request and so far: what tells a slow client from one that does nothing."""
         return self.received + self.sent
-
-    @property
-    def late(self) -> int:
-        """Bytes of the response that have been put aside."""
-        encrypted = self._tls.unsent if self._tls is not None else 0
-        spilled = len(self._overflow) if self._overflow else 0
-        return encrypted + len(self._late) + spilled + (self._file.size if self._file else 0)
-
-    @property
-    def takes_disk(self) -> bool:
-        """Part of what was put aside is on disk."""
-        return self._overflow is not None
 
     def begin(self, phase: Callable[[Doing], None], gatherer: Gatherer, relieve: Callable[[], bool]) -> None:
         """A thread serves a request of it from now on.
@@ -295,84 +258,11 @@ class Client(SocketTransport):
         self.holds = seconds > slice
         return self.holds
 
-    def _add(self, parts: tuple[bytes, ...]) -> bool:
-        """Put these aside too, or wait until there is nothing before them."""
-        if self._flush_again():
+    def _put_aside(self, views: list[memoryview]) -> bool:
+        if not super()._put_aside(views):
             return False
-        views = [memoryview(part) for part in parts]
-        while not self._put_aside(views):
-            self._wait(Doing.WRITING)
-            if self.flush():
-                return False
+        self.holds = False
         return True
-
-    def _flush_again(self) -> bool:
-        """`flush`, unless that was in vain a moment ago: an application gives pieces quicker than a client reads."""
-        now = monotonic()
-        if now < self._again:
-            return False
-        if self.flush():
-            return True
-        self._again = now + _MOMENT
-        return False
-
-    def send_file(self, fd: int, offset: int, count: int) -> int:
-        """Send or put aside part of a regular file, as `Transport` has it."""
-        if self._late and not self.flush():
-            self._put_file_aside(fd, offset, count)
-            return count
-        return SocketTransport.send_file(self, fd, offset, count)
-
-    def flush(self) -> bool:
-        """Send what the client takes now of what was put aside; whether that was the last of it.
-
-        Raises:
-            Disconnected: the connection is broken, or the file has become shorter than was promised.
-        """
-        try:
-            if self._tls is not None and not self._tls.flush():
-                return False
-            if self._late:
-                sent = self._socket.send(self._late, socket.MSG_DONTWAIT)
-                self.sent += sent
-                del self._late[:sent]
-                if self._overflow and not self._late:
-                    self._late += self._overflow.take()
-                    if not self._overflow:
-                        self._overflow = None
-            if self._file and not self._late:
-                self._flush_file(self._file)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise Disconnected(*error.args) from error
-        return not self.late
-
-    def _flush_file(self, file: _File) -> None:
-        try:
-            sent = self._read_file(file) if self._tls is not None else os.sendfile(self.fd, file.fd, file.offset, file.size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                raise
-            sent = self._read_file(file)  # a file system that can't: sendfile(2)
-        else:
-            if self._tls is None:
-                self.sent += sent
-        if not sent:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "a file became shorter while it was sent")
-        if sent == file.size:
-            self._close_file()
-        else:
-            self._file = _File(file.fd, file.offset + sent, file.size - sent)
-
-    def _read_file(self, file: _File) -> int:
-        """Put a block of the file before what is left of it."""
-        block = os.pread(file.fd, min(file.size, READ_SIZE), file.offset)
-        self._late += block
-        return len(block)
-
-    def _settle(self, tls: TlsSocket) -> None:
-        """Nothing: `flush` sends it when the client reads."""
 
     def detach(self) -> socket.SocketType | TlsSocket:
         """What it is a client over, which is not its any more."""
@@ -393,39 +283,6 @@ class Client(SocketTransport):
         """What ALPN has chosen, under TLS."""
         return None if self._tls is None else self._tls.tls.selected_alpn_protocol()
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._close_file()
-        if self._overflow is not None:
-            self._overflow.close()
-            self._overflow = None
-        self._socket.close()
-
-    def _close_file(self) -> None:
-        if self._file:
-            os.close(self._file.fd)
-            self._file = None
-
-    def _put_aside(self, views: list[memoryview]) -> bool:
-        space = 0 if self._overflow else self._slack.room - len(self._late)
-        if sum(map(len, views)) <= space:
-            for view in views:
-                self._late += view
-            return True
-        overflow = self._overflow or Overflow(self._slack)
-        first, rest = _split(views, min(space, BLOCK))
-        if not overflow.append(rest):
-            return False
-        self.holds = False
-        for view in first:
-            self._late += view
-        self._overflow = overflow
-        return True
-
-    def _put_file_aside(self, fd: int, offset: int, count: int) -> bool:
-        self._file = _File(os.dup(fd), offset, count)
-        return True
-
 
 def _nobody(_doing: Doing) -> None:
     """No thread waits for a client that nobody serves."""
@@ -434,14 +291,3 @@ def _nobody(_doing: Doing) -> None:
 def _no_thread() -> bool:
     """No thread that could be relieved serves it."""
     return False
-
-
-def _split(views: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
-    """The first `size` bytes (not all there are), and the rest."""
-    first: list[memoryview] = []
-    for number, view in enumerate(views):
-        if size < len(view):
-            return [*first, view[:size]], [view[size:], *views[number + 1 :]]
-        first.append(view)
-        size -= len(view)
-    return first, []

@@ -1,10 +1,10 @@
 """The sync worker: one request and one response at a time, in the main thread.
 
 A connection is closed after its response, as everyone expects of a sync worker: the next client waits behind nobody's idle
-connection. Nor does it wait behind a slow one: whose request is not all here, up to `body_buffer` bytes of its body, is put
-aside (`waiting`), as is who has a response and is still sending (`parting`). The rest of a body, and a response, are received
-and sent with blocking calls, bounded by `write_timeout` and by the worker's own `timeout`, of which a slow client gets `_SHARE`
-at most; so a slow client loses its connection, and only an application that hangs loses the worker.
+connection. Nor does it wait behind a slow one: whose request is not all here, up to `body_buffer` bytes of its body, and who
+does not read its response is put aside (`waiting`), as is who has it and is still sending (`parting`). For the rest of a body,
+and where there is no `Slack` for a response, the worker waits, bounded by `write_timeout` and by its own `timeout`, of which a
+slow client gets `_SHARE` at most; so a slow client loses its connection, and only an application that hangs loses the worker.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from arbiter.workers.interfaces.wsgi_environ import add_peer
 from arbiter.workers.parting import Parting
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
+from arbiter.workers.slack import Slack
 from arbiter.workers.timelimit import TimeLimit, guard_main_thread
 from arbiter.workers.transport import UNKNOWN, SocketTransport, is_silent, queue_wait
 from arbiter.workers.waiting import Guest, Waiting
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from arbiter.workers.protocols.policy import Request
 
 # A member read from its class costs ten globals.
-_FRESH, _HEAD, _BODY, _OPENING = Stage.FRESH, Stage.HEAD, Stage.BODY, Stage.OPENING
+_FRESH, _HEAD, _BODY, _WRITING, _OPENING = Stage.FRESH, Stage.HEAD, Stage.BODY, Stage.WRITING, Stage.OPENING
 
 _SHARE: Final = 0.9
 """Of `timeout`, what waiting for a client may use up; the rest is for noticing and answering before the worker is killed."""
@@ -74,15 +75,17 @@ class SyncWorker(GatewayWorker):
         timeout = settings.timeout
         self._parting = Parting(self._epoll, min(LINGER, timeout * _SHARE) if timeout else LINGER)
         self._budget = settings.write_timeout
+        self._slack = Slack(settings.response_buffer, settings.response_spool)
         patience = {
             _FRESH: settings.head_timeout,
             _HEAD: settings.head_timeout,
             _BODY: settings.write_timeout,
+            _WRITING: settings.write_timeout,
             _OPENING: settings.handshake_timeout,
         }
         self._waiting = Waiting(self._epoll, settings.worker_connections, self.fronts.per_address, patience)
         self._ready: list[Guest] = []
-        """From whom something has come."""
+        """From whom something has come, or who reads again."""
         self._hope = _HOPES
         self._hoped_at = 0.0  # monotonic seconds: the last wait for a moment that was in vain
         self._opens = self._tls is not None or settings.proxy_protocol != "off"
@@ -163,7 +166,7 @@ class SyncWorker(GatewayWorker):
 
     def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> bool:
         """Have a client that has come answered, or wait for it; whether it stays open, and is somebody else's to close."""
-        transport = SocketTransport(client, patience=self._budget, phase=self.row.phase)
+        transport = SocketTransport(client, patience=self._budget, phase=self.row.phase, slack=self._slack)
         connection, self._spare = self._spare or self.connection(), None
         waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
         request = None
@@ -234,10 +237,13 @@ class SyncWorker(GatewayWorker):
             exchange.run(self.app, environ)
         elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
-        took = self.row.end(exchange.status, transport.sent)
+        late = transport.late
+        took = self.row.end(exchange.status, transport.sent + late)
         stays = False
         if exchange.reset:
             transport.reset()
+        elif late:
+            stays = self._put_aside(Guest(client, address, environ, transport, connection), _WRITING)
         elif not connection.is_clear or (not is_silent(request, took) and transport.unread):
             stays = self._part(client, transport)
         elif not request.length and not connection.variables:
@@ -300,19 +306,24 @@ class SyncWorker(GatewayWorker):
         """
         if guest.stage is None:
             self._turn_out(self._waiting.surplus())
-            if not self._waiting.crowd.has_room(host_of(guest.address), 1):
+            if stage is not _WRITING and not self._waiting.crowd.has_room(host_of(guest.address), 1):
                 raise TOO_MANY
         self._waiting.wait(guest, stage, time.monotonic())
         return True
 
     def _go_on(self, guest: Guest) -> bool:
-        """Read what has come from a client, and have it answered if that makes a request whole.
+        """Read what has come from a client, and have it answered if that makes a request whole; or send what it reads.
 
         Returns:
             Whether it stays open, and is somebody else's to close.
         """
         transport = guest.transport
         try:
+            if guest.stage is _WRITING:
+                if not transport.flush():
+                    return self._put_aside(guest, _WRITING)
+                self._waiting.let_go(guest)
+                return (not guest.connection.is_clear or transport.unread) and self._part(guest.client, transport)
             if guest.opening is not None and not self._open(guest):
                 return self._put_aside(guest, _OPENING)
             request = self._read(guest)
@@ -380,6 +391,9 @@ class SyncWorker(GatewayWorker):
             what = "head" if stage is _HEAD else "body"
             refusal = Refusal(408, f"The request's {what} did not arrive in time.")
             stays = self._refuse(refusal, guest.client, guest.address, guest.transport)
+        elif stage is _WRITING:
+            self.log.info("a client was too slow to read the response: its connection is reset")
+            guest.transport.reset()
         if not stays:
             self._close(guest)
 

@@ -1,7 +1,11 @@
-"""A socket, plain or under TLS, that one thread serves with blocking calls, each of which ends by a deadline.
+"""A socket, plain or under TLS, that one thread serves with calls each of which ends by a deadline.
 
-The socket stays in the mode it was accepted in; `MSG_DONTWAIT` tries first, and only when the kernel has nothing to give or
-no room is a clock read and `poll` called: a client that keeps up costs no more than the send and the receive.
+The socket stays in the mode it was accepted in; `MSG_DONTWAIT` tries first: a client that keeps up costs no more than the send
+and the receive. What a client does not take at once of a response is put aside, as far as there is `Slack` (of a file: all of
+it, since it needs no room), for whoever calls `flush` when the client reads. Only where there is no more of it, and for the
+rest of a body, is a clock read and the client waited for.
+
+It is long for the two directions of one socket, plain and under TLS, bytes and files, and what of it has to wait.
 """
 
 from __future__ import annotations
@@ -15,16 +19,18 @@ import struct
 import sys
 import termios
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arbiter.workers.contract import Doing
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
 from arbiter.workers.protocols.http1 import READ_SIZE
+from arbiter.workers.slack import BLOCK, Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbiter.workers.protocols.policy import Request
+    from arbiter.workers.slack import Slack
     from arbiter.workers.tlssocket import TlsSocket
 
 STRIDE: Final = 16 * 1024
@@ -38,6 +44,10 @@ is idle. A head is one packet, or a few; a body this slow moves 3 KiB/s, on a li
 
 _JOINED: Final = 64 * 1024
 """Parts up to this size together are copied into one; above it, `sendmsg` gathers them (a copy costs 1 us for 16 KiB)."""
+
+_MOMENT: Final = 0.001
+"""Seconds until a client that took nothing is asked again, as long as there is room for what the application gives: each
+attempt in vain costs as much as 10 KiB of response."""
 
 _WITH_THE_END: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)  # Linux has it, and only TCP minds it
 
@@ -67,22 +77,51 @@ def is_silent(request: Request, took: float) -> bool:
     return not request.persistent and took < _AT_ONCE * 1e9
 
 
+class _File(NamedTuple):
+    """Part of a file that is still to be sent."""
+
+    fd: int
+    """Our own."""
+    offset: int
+    size: int
+
+
 class SocketTransport:
     """The `Transport` of an accepted stream socket. Not for two threads at once."""
 
-    __slots__ = ("_budget", "_late", "_mark", "_patience", "_phase", "_socket", "_tls", "last", "received", "sent")
+    __slots__ = (
+        "_again",
+        "_budget",
+        "_file",
+        "_late",
+        "_mark",
+        "_overflow",
+        "_patience",
+        "_phase",
+        "_slack",
+        "_socket",
+        "_tls",
+        "last",
+        "received",
+        "sent",
+    )
 
-    def __init__(self, client: socket.SocketType, *, patience: float, phase: Callable[[Doing], None]) -> None:
+    def __init__(self, client: socket.SocketType, *, patience: float, phase: Callable[[Doing], None], slack: Slack) -> None:
         """Over `client`, which stays the caller's to close.
 
         Args:
             client: connected.
             patience: seconds to wait, at most, for `STRIDE` bytes.
             phase: told what is waited for, and when it is over.
+            slack: where to put aside what the client does not take.
         """
         self._socket: socket.SocketType | TlsSocket = client
         self._tls: TlsSocket | None = None  # `_socket`, if it is one
-        self._late = _NOTHING  # what was put aside, by those who can
+        self._slack = slack
+        self._late = bytearray()  # what was put aside, from its beginning on
+        self._overflow: Overflow | None = None  # what comes behind `_late`, which is never empty then
+        self._file: _File | None = None  # what comes behind that
+        self._again = 0.0  # monotonic seconds: when it may be worth while to try to send more
         self._patience = self._budget = patience  # only time spent waiting is taken from the budget, not the application's
         self._phase = phase
         self.last = 0.0
@@ -153,8 +192,6 @@ class SocketTransport:
             return
         if (sent := self._send_now(data, socket.MSG_DONTWAIT)) < len(data):
             self._send_all([memoryview(data)[sent:]])
-        elif self._tls is not None:
-            self._settle(self._tls)
 
     send_soon = send  # who has one thread only has nobody to send what the application holds up
 
@@ -206,25 +243,12 @@ class SocketTransport:
                 sent -= len(views.pop(0))
             if sent:
                 views[0] = views[0][sent:]
-        if self._tls is not None:
-            self._settle(self._tls)
-
-    def _settle(self, tls: TlsSocket) -> None:
-        """Have the kernel take what is encrypted already."""
-        before = tls.unsent
-        try:
-            while not tls.flush():
-                if before - tls.unsent >= STRIDE:  # it counts as sent, but here is a client that does read
-                    before = tls.unsent
-                    self._budget = self._patience
-                self._wait(Doing.WRITING)
-        except TooSlow:
-            raise
-        except OSError as error:
-            raise Disconnected(*error.args) from error
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
-        """Send part of a regular file, as `Transport` has it."""
+        """Send or put aside part of a regular file, as `Transport` has it."""
+        if self._late and not self.flush():
+            self._put_file_aside(fd, offset, count)
+            return count
         if self._tls is not None:
             return self._copy_file(fd, offset, count)
         os.set_blocking(self._socket.fileno(), False)  # sendfile has no MSG_DONTWAIT
@@ -233,10 +257,8 @@ class SocketTransport:
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, offset + done, count - done)
             except BlockingIOError:
-                if self._put_file_aside(fd, offset + done, count - done):
-                    return count
-                self._wait(Doing.WRITING)
-                continue
+                self._put_file_aside(fd, offset + done, count - done)
+                return count
             except OSError as error:
                 if error.errno in (errno.EINVAL, errno.ENOSYS):  # a file system that can't: sendfile(2)
                     return done + self._copy_file(fd, offset + done, count - done)
@@ -252,26 +274,95 @@ class SocketTransport:
         while done < count and (block := os.pread(fd, min(_JOINED, count - done), offset + done)):
             self.send(block)
             done += len(block)
-            if self.late and done < count and self._put_file_aside(fd, offset + done, count - done):
+            if self.late and done < count:
+                self._put_file_aside(fd, offset + done, count - done)
                 return count
         return done
 
-    def _add(self, parts: tuple[bytes, ...]) -> bool:
-        """Have these wait behind `_late`; False: nothing is late any more, and they are still to be sent."""
-        raise NotImplementedError(self, parts)
-
     @property
     def late(self) -> int:
-        """Bytes that somebody else is to send, see `_put_aside`; here there is nobody."""
-        return 0
+        """Bytes of the response that have been put aside."""
+        encrypted = self._tls.unsent if self._tls is not None else 0
+        spilled = len(self._overflow) if self._overflow else 0
+        return encrypted + len(self._late) + spilled + (self._file.size if self._file else 0)
 
-    def _put_aside(self, views: list[memoryview]) -> bool:  # noqa: ARG002 - for those who can
-        """Whether somebody else sends these when the client reads again; here nobody does."""
+    @property
+    def takes_disk(self) -> bool:
+        """Part of what was put aside is on disk."""
+        return self._overflow is not None
+
+    def _add(self, parts: tuple[bytes, ...]) -> bool:
+        """Put these aside too, or wait until there is nothing before them."""
+        if self._flush_again():
+            return False
+        views = [memoryview(part) for part in parts]
+        while not self._put_aside(views):
+            self._wait(Doing.WRITING)
+            if self.flush():
+                return False
+        return True
+
+    def _flush_again(self) -> bool:
+        """`flush`, unless that was in vain a moment ago: an application gives pieces quicker than a client reads."""
+        now = time.monotonic()
+        if now < self._again:
+            return False
+        if self.flush():
+            return True
+        self._again = now + _MOMENT
         return False
 
-    def _put_file_aside(self, fd: int, offset: int, count: int) -> bool:  # noqa: ARG002 - as above
-        """As `_put_aside`, for part of a file."""
-        return False
+    def flush(self) -> bool:
+        """Send what the client takes now of what was put aside; whether that was the last of it.
+
+        Raises:
+            Disconnected: the connection is broken, or the file has become shorter than was promised.
+        """
+        try:
+            if self._tls is not None and not self._tls.flush():
+                return False
+            if self._late:
+                sent = self._socket.send(self._late, socket.MSG_DONTWAIT)
+                self.sent += sent
+                del self._late[:sent]
+                if self._overflow and not self._late:
+                    self._late += self._overflow.take()
+                    if not self._overflow:
+                        self._overflow = None
+            if self._file and not self._late:
+                self._flush_file(self._file)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(*error.args) from error
+        return not self.late
+
+    def _flush_file(self, file: _File) -> None:
+        try:
+            sent = (
+                self._read_file(file)
+                if self._tls is not None
+                else os.sendfile(self._socket.fileno(), file.fd, file.offset, file.size)
+            )
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            sent = self._read_file(file)  # a file system that can't: sendfile(2)
+        else:
+            if self._tls is None:
+                self.sent += sent
+        if not sent:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "a file became shorter while it was sent")
+        if sent == file.size:
+            self._close_file()
+        else:
+            self._file = _File(file.fd, file.offset + sent, file.size - sent)
+
+    def _read_file(self, file: _File) -> int:
+        """Put a block of the file before what is left of it."""
+        block = os.pread(file.fd, min(file.size, READ_SIZE), file.offset)
+        self._late += block
+        return len(block)
 
     def _wait(self, doing: Doing) -> None:
         """Wait until the socket is ready, within what is left of the client's time."""
@@ -295,7 +386,36 @@ class SocketTransport:
 
     def close(self) -> None:
         """Close the socket."""
+        self._close_file()
+        if self._overflow is not None:
+            self._overflow.close()
+            self._overflow = None
         self._socket.close()
+
+    def _close_file(self) -> None:
+        if self._file:
+            os.close(self._file.fd)
+            self._file = None
+
+    def _put_aside(self, views: list[memoryview]) -> bool:
+        """Have these wait behind what waits already; False: there is no room."""
+        space = 0 if self._overflow else self._slack.room - len(self._late)
+        if sum(map(len, views)) <= space:
+            for view in views:
+                self._late += view
+            return True
+        overflow = self._overflow or Overflow(self._slack)
+        first, rest = _split(views, min(space, BLOCK))
+        if not overflow.append(rest):
+            return False
+        for view in first:
+            self._late += view
+        self._overflow = overflow
+        return True
+
+    def _put_file_aside(self, fd: int, offset: int, count: int) -> None:
+        """As `_put_aside`, for part of a file: it needs no room."""
+        self._file = _File(os.dup(fd), offset, count)
 
     def half_close(self) -> None:
         """Nothing more will be sent.
@@ -318,7 +438,17 @@ class SocketTransport:
             pass  # it is reset already
 
 
-_NOTHING: Final = bytearray()
 _NONE: Final = bytes(4)  # an int, 0
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger for no time: socket(7)
+
+
+def _split(views: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first `size` bytes (not all there are), and the rest."""
+    first: list[memoryview] = []
+    for number, view in enumerate(views):
+        if size < len(view):
+            return [*first, view[:size]], [view[size:], *views[number + 1 :]]
+        first.append(view)
+        size -= len(view)
+    return first, []

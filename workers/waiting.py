@@ -1,7 +1,7 @@
 """Clients that a worker which serves one request at a time would have to wait for: they are put aside, and others are served.
 
-A client that sends its request at once never comes here. One that has not, or has not all of it, costs a place here and none of
-the worker's time: it is looked at when something comes from it, or when its time is over.
+A client that sends its request at once, and reads its response, never comes here. One that does not costs a place here and none
+of the worker's time: it is looked at when something comes from it, when it reads, or when its time is over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _EVICTED: Final = 32
 """One in so many is closed when there is no room, so that looking for the idlest is not done for each."""
-_RANKS: Final = {Stage.FRESH: 0, Stage.OPENING: 0, Stage.HEAD: 1, Stage.BODY: 2}
+_RANKS: Final = {Stage.FRESH: 0, Stage.OPENING: 0, Stage.HEAD: 1, Stage.BODY: 2, Stage.WRITING: 2}
 """Who makes room first: who has said nothing, then who is slow for longest, at least work lost."""
 
 
@@ -80,7 +80,7 @@ class Guest:
         self.since = 0.0
         """Monotonic seconds: when the stage, or the last stride in it, began."""
         self.mark = 0
-        """Bytes that had come by then."""
+        """Bytes that had been moved by then."""
         self.notch = 0
         self.booked = inf
         """These two are of `Deadlines`."""
@@ -96,7 +96,7 @@ class Waiting:
             epoll: the worker's; `of` is to be asked about what it reports.
             most: how many there may be.
             per_address: how many of one address; 0: nobody counts.
-            patience: seconds for each stage; in a body, for each stride.
+            patience: seconds for each stage; in a body and a response, for each stride.
         """
         self._epoll = epoll
         self._most = most
@@ -123,19 +123,19 @@ class Waiting:
 
         A head has one deadline, from the moment when the client came, however it trickles.
         """
-        moved = guest.transport.received
+        moved = guest.transport.received + guest.transport.sent
         if guest.stage is not stage:
             if guest.stage is not Stage.FRESH or stage is not Stage.HEAD:
                 guest.deadline = now + self._patience[stage]
             guest.since, guest.mark = now, moved
-        elif moved - guest.mark >= STRIDE and stage is Stage.BODY:
+        elif moved - guest.mark >= STRIDE and _RANKS[stage] == _RANKS[Stage.BODY]:
             guest.since, guest.mark = now, moved
             guest.deadline = now + self._patience[stage]
         if guest.stage is None:
             fd = guest.client.fileno()
             self._guests[fd] = guest
             self.crowd.enter(host_of(guest.address))
-            self._epoll.register(fd, select.EPOLLIN)
+            self._epoll.register(fd, select.EPOLLOUT if stage is Stage.WRITING else select.EPOLLIN)
         guest.stage = stage
         if guest.deadline < guest.booked:
             self._deadlines.book(guest, guest.deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -10,10 +11,12 @@ import traceback
 from typing import TYPE_CHECKING, Any, Self
 
 from arbiter.workers.contract import Interrupted
+from arbiter.workers.interfaces.transport import Disconnected
 from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import ErrorStream, add_peer, listener_environ, worker_environ
 from arbiter.workers.protocols.http1 import Connection, head_parser
 from arbiter.workers.protocols.limits import Limits
+from arbiter.workers.slack import Slack
 from arbiter.workers.transport import SocketTransport
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ class Serving:
         self.phases: list[Doing] = []
         self.exchange: Exchange | None = None
         self.interrupted: Interrupted | None = None
-        self.transport = SocketTransport(self._server, patience=patience, phase=self.phases.append)
+        self.transport = SocketTransport(self._server, patience=patience, phase=self.phases.append, slack=Slack(0, 0))
         self._app = app
         self._persistent = persistent
         self._parser = parser
@@ -113,9 +116,14 @@ class Serving:
             self.exchange.run(self._app, environ)
         except Interrupted as error:
             self.interrupted = error
+        try:
+            while not (self.exchange.reset or self.transport.flush()):  # files are put aside, as in a worker
+                select.select([], [self._server], [], PATIENCE)
+        except Disconnected as broken:
+            self.log.info(str(broken))
         if self.exchange.reset:
             self.transport.reset()
-        self._server.close()
+        self.transport.close()
 
     def send(self, data: bytes) -> None:
         self.client.sendall(data)

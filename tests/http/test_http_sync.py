@@ -30,6 +30,11 @@ def application(environ, start_response):
         sys.exit(3)
     if path == "/read":
         body = environ["wsgi.input"].read()
+    elif path == "/large":
+        body = b"x" * int(environ["QUERY_STRING"])
+    elif path == "/pieces":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return iter([b"x" * 300_000] * int(environ["QUERY_STRING"]))
     elif path == "/sleep":
         time.sleep(30)
     else:
@@ -184,6 +189,28 @@ def test_who_is_slow_keeps_nobody_waiting_and_is_served_in_the_end(arbiter: Arbi
             client.sendall(rest)
         for client, _ in slow:
             assert Response(everything(client)).status == 200
+
+
+LARGE = 12_000_000
+"""As in test_http_threaded: more than a kernel takes from a server at once."""
+
+
+@pytest.mark.parametrize("path", [f"/large?{LARGE}", f"/pieces?{LARGE // 300_000}"])
+def test_who_does_not_read_keeps_nobody_waiting_and_has_it_whole_in_the_end(arbiter: Arbiter, path: str) -> None:
+    server = serve(arbiter, "--write-timeout", "600")
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for _ in range(2):
+            reader = stack.enter_context(socket.socket())
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            reader.settimeout(20)
+            reader.connect(server.tcp)
+            reader.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            readers.append(reader)
+        for _ in range(10):
+            assert ask(server).status == 200
+        for reader in readers:
+            assert Response(everything(reader)).body == b"x" * LARGE
 
 
 def test_a_worker_that_retires_serves_who_has_begun_to_ask_and_leaves_who_is_silent(arbiter: Arbiter) -> None:
