@@ -96,6 +96,7 @@ def test_a_malformed_forwarded_is_refused(value: str) -> None:
         (("x-forwarded-for", "192.0.2.1"), ("forwarded", "for=192.0.2.2")),
         (("forwarded", "proto=gopher"),),
         (("x-forwarded-host", "a b"),),
+        (("x-forwarded-host", "[1:2:3:4:5:6:7:8:9]"),),
         (("x-forwarded-port", "0"),),
         (("x-forwarded-port", "http"),),
         (("x-forwarded-prefix", "//evil.example"),),

@@ -15,8 +15,8 @@ import re
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from arbiter.workers.protocols.grammar import AUTHORITY, TCHAR
-from arbiter.workers.protocols.policy import Refusal
+from arbiter.workers.protocols.grammar import TCHAR
+from arbiter.workers.protocols.policy import Refusal, is_host
 from arbiter.workers.protocols.trust import plain_host
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Forwarding:
             if "host" in facts:
                 host = host or element.get(b"host", b"")
         if host:
-            if not AUTHORITY.fullmatch(host):
+            if not is_host(host):
                 raise Refusal(400, "The forwarded host is not a host and port.")
             changed = [(b"host", host), *(field for field in fields if field[0] != b"host")]
         return Told(

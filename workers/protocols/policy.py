@@ -101,7 +101,8 @@ _hosts: set[bytes] = set()
 _HOSTS_KEPT: Final = 256  # a site has a few names; a client that invents them must not make us grow
 
 
-def _is_host(value: bytes) -> bool:
+def is_host(value: bytes) -> bool:
+    """Whether it is a host and perhaps a port, as Host has them."""
     authority = AUTHORITY.fullmatch(value)
     if not authority:
         return False
@@ -146,7 +147,7 @@ def admit(
         if name == b"host":
             if host is not None:
                 raise Refusal(400, "More than one Host field.")
-            if value not in _hosts and not _is_host(value):
+            if value not in _hosts and not is_host(value):
                 raise Refusal(400, "The Host field is not a host and port.")
             host = value
         elif name == b"content-length":
@@ -244,7 +245,7 @@ def _split_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes
     if target == b"*" and method == b"OPTIONS":
         return target, b"", None
     absolute = ABSOLUTE.fullmatch(target)
-    if not absolute or not _is_host(absolute[1]):
+    if not absolute or not is_host(absolute[1]):
         raise Refusal(400, "The request target is neither a path nor an http URI.")
     path, query = _split_origin_form(absolute[2])
     return path or b"/", query, absolute[1]
