@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import procfs
 import pytest
-from clients import Reply, ask
+from clients import LONGEST_GAP, Reply, ask
 from harness import app, unprivileged
 from procfs import pids
 from waiting import until
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.process
 
-LONGEST_GAP = 1.5
-"""Seconds without a reply that a client may see on a busy machine, where nobody is to see any."""
 HANGS = "\nopen('hanging', 'x').close()\ntime.sleep(600)\n"
 SPINS = "\nopen('hanging', 'x').close()\nwhile True: pass\n"
 """What hangs an import, once it has said so."""

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from clients import LONGEST_GAP
 from harness import APP
 from procfs import pids
 from waiting import until
@@ -168,7 +169,7 @@ def test_settings_that_never_come_to_an_end_are_given_up_and_the_service_goes_on
         client.more(10)
 
     assert len(client.failures) <= 1
-    assert client.longest_gap < 1.5
+    assert client.longest_gap < LONGEST_GAP
 
 
 def test_signals_to_the_whole_group_are_the_supervisors_alone(arbiter: Arbiter) -> None:

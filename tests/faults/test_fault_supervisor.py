@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import procfs
 import pytest
+from clients import LONGEST_GAP
 from harness import app
 from procfs import pids
 from waiting import until
@@ -142,7 +143,7 @@ def test_a_supervisor_that_was_stopped_kills_nobody_when_it_wakes(arbiter: Arbit
         client.more(50)
 
     assert client.failures == []
-    assert client.longest_gap < 1.5
+    assert client.longest_gap < LONGEST_GAP
     assert pids(before) == pids(server.wait_workers(2))
 
 

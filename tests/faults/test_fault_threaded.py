@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from clients import Reply
+from clients import LONGEST_GAP, Reply
 from limits import limited
 from procfs import pids
 from waiting import until
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from harness import Arbiter, Server
 
 pytestmark = pytest.mark.process
-
-LONGEST_GAP = 1.5
-"""Seconds without a reply that a client may see on a busy machine, where nobody is to see any."""
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from clients import Reply
+from clients import LONGEST_GAP, Reply
 from harness import app
 from procfs import pids
 from waiting import until
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from harness import Arbiter, Server
 
 pytestmark = pytest.mark.process
-
-LONGEST_GAP = 1.5
-"""Seconds without a reply that a client may see on a busy machine, where nobody is to see any."""
 
 
 def replaced(server: Server, pid: int, count: int) -> None:

@@ -15,6 +15,9 @@ from waiting import PATIENCE, until
 if TYPE_CHECKING:
     from types import TracebackType
 
+LONGEST_GAP = 3.0
+"""Seconds without a reply that a client may see on a busy machine, where nobody is to see any."""
+
 Address = tuple[str, int] | str
 """Of a TCP socket, or the path of a Unix socket."""
 
