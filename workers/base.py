@@ -121,7 +121,8 @@ class Worker(ABC):
         self._epoll.register(order.lifeline, 0)  # EPOLLHUP needs no asking for
 
         self._silent_until = 0.0  # what accept fails with is told again then
-        self._measures_waits = bool(self.settings.max_workers)
+        self.measures_waits = bool(self.settings.max_workers)
+        """Whether `note_wait` has anything to do."""
         self._quota = 0
         if self.settings.max_requests:
             self._quota = self.settings.max_requests + random.randint(0, self.settings.max_requests_jitter)  # noqa: S311 - no secret
@@ -187,22 +188,30 @@ class Worker(ABC):
         try:
             # What socket.accept does, without turning three numbers into enums: 2 us of about 40.
             accepted: tuple[int, Any] = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  see above
-        except (BlockingIOError, ConnectionAbortedError):
-            return None  # another worker was quicker, or the client has gone
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EBADF):
-                return None  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
-            if error.errno not in _NO_DESCRIPTORS:
-                raise
-            now = time.monotonic()
-            if now >= self._silent_until:
-                self._silent_until = now + _REPEAT
-                self.log.warning(
-                    f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s, or without the idle."
-                )
-            self.breathe()
+            self.not_accepted(error)
             return None
         return accepted
+
+    def not_accepted(self, error: OSError) -> None:
+        """Why accept has given no connection; take a breath if it will give none for a while.
+
+        Raises:
+            OSError: `error`, if it is none that accept is known to give.
+        """
+        if isinstance(error, BlockingIOError | ConnectionAbortedError):
+            return  # another worker was quicker, or the client has gone
+        if error.errno in (errno.EINVAL, errno.EBADF):
+            return  # the doors are closed, by the supervisor or because it is gone: nobody is there, nobody comes
+        if error.errno not in _NO_DESCRIPTORS:
+            raise error
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _REPEAT
+            self.log.warning(
+                f"accept failed: {error.strerror}. Connections wait; trying again in {BREATH} s, or without the idle."
+            )
+        self.breathe()
 
     @abstractmethod
     def breathe(self) -> None:
@@ -229,7 +238,7 @@ class Worker(ABC):
         tcp_info's tcpi_last_data_recv (tcp(7)): milliseconds since its last bytes came, or since it was established. Right
         after accept that is the time that nobody had for it. Unix sockets have no such thing.
         """
-        if self._measures_waits and client.family != socket.AF_UNIX:
+        if self.measures_waits and client.family != socket.AF_UNIX:
             self.row.waited(int(queue_wait(client) * 1e6))
 
     def ask_for_successor(self) -> None:

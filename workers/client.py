@@ -114,7 +114,7 @@ class Client(SocketTransport):
             patience: seconds to wait for `transport.STRIDE` bytes.
             slack: where to put aside what it does not take.
         """
-        super().__init__(client, patience=patience, phase=_nobody, slack=slack)
+        super().__init__(client, patience, _nobody, slack)
         self.fd = client.fileno()
         self.meet(address)
         self.waited = UNKNOWN

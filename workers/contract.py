@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from time import monotonic_ns
@@ -471,6 +472,11 @@ def steady(words: memoryview, copy: Callable[[], bytes]) -> bytes:
     return copied
 
 
+_TEXT_AT: Final = 8 * Word.TEXT_LENGTH
+_put_text: Final = struct.Struct(f"Q{TEXT_SIZE}s").pack_into
+"""A half of what a store of one word and a slice of a memoryview take."""
+
+
 class Row:
     """One line of the scoreboard: written by one worker (or thread), read by anyone.
 
@@ -497,17 +503,23 @@ class Row:
         """Say what the worker does now. Worker side."""
         self._words[1] = doing
 
-    def begin(self, method: bytes, target: bytes, client: bytes = b"") -> None:
-        """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side."""
+    def begin(self, method: bytes, target: bytes, client: bytes = b"") -> int:
+        """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side.
+
+        Returns:
+            Now, in monotonic nanoseconds.
+        """
         words = self._words
-        text = b" ".join((client, method, target))[:TEXT_SIZE]
+        text = b"%b %b %b" % (client, method, target)
+        size = len(text)
+        now = monotonic_ns()
         sequence = words[0]
         words[0] = sequence + 1
         words[1] = 3
-        words[3] = monotonic_ns()
-        words[60] = len(text)
-        self._bytes[TEXT_OFFSET : TEXT_OFFSET + len(text)] = text
+        words[3] = now
+        _put_text(self._bytes, _TEXT_AT, min(size, TEXT_SIZE), text)  # cuts the text
         words[0] = sequence + 2
+        return now
 
     def waited(self, microseconds: int) -> None:
         """A connection has been taken that lay so long in the kernel. Worker side."""

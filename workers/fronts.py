@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from arbiter.workers.protocols.forwarded import Forwarding
+from arbiter.workers.protocols.forwarded import OTHERS, TRUSTED, Forwarding
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.proxy import ProxyReader
 from arbiter.workers.protocols.trust import Trust, plain_host
@@ -68,6 +68,7 @@ class Fronts:
         "looks",
         "per_address",
         "queue_timeout",
+        "trusts",
         "varies",
     )
 
@@ -82,6 +83,8 @@ class Fronts:
             forwarder_headers=settings.forwarder_headers,
             header_map=settings.header_map,
         )
+        self.trusts = self.forwarding.trusts
+        """Whether what a peer says of its clients is believed; to be asked once for a connection. ``""`` is a unix socket's."""
         self.queue_timeout = settings.queue_timeout
         """Seconds; 0.0: any wait is fine, and need not be known."""
         self.per_address = settings.limit_connections_per_address
@@ -90,10 +93,6 @@ class Fronts:
         """`judge` has something to say also of peers that are not trusted."""
         self.varies = bool(self._uwsgi_peers or self.queue_timeout)
         """What `judge` says is another thing for each request, whatever its fields."""
-
-    def trusts(self, host: str) -> bool:
-        """Whether what a peer says of its clients is believed; to be asked once for a connection. ``""`` is a unix socket's."""
-        return self.forwarding.trusts(host)
 
     def header_reader(self, host: str) -> ProxyReader | None:
         """What reads the PROXY header that this peer has to begin with; None: it has not to."""
@@ -117,7 +116,8 @@ class Fronts:
             if not self._uwsgi_peers.covers(host):
                 raise Refusal(403, "This peer may not speak the uwsgi protocol.")
             trusted = False
-        told = self.forwarding.read(request, trusted=trusted)
+        known = request.of_fields.get(TRUSTED if trusted else OTHERS, request)
+        told: Told | None = self.forwarding.read(request, trusted=trusted) if known is request else known
         if self.queue_timeout:
             self.check_wait(longest_wait(waited, told))
         return told

@@ -108,12 +108,15 @@ class GatewayWorker(Worker):
 
     def accept(self, listener: socket.socket) -> tuple[socket.SocketType, Any, dict[str, Any]] | None:
         """A connection that waits, its address and the environ of its listener; None if there is none or it can't be had."""
-        if (accepted := self.accept_descriptor(listener)) is None:
+        try:  # what `accept_descriptor` does, without a call
+            descriptor, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  see there
+        except OSError as error:
+            self.not_accepted(error)
             return None
-        descriptor, address = accepted
         family, environ = self._facts[listener]
         client = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-        self.note_wait(client)
+        if self.measures_waits:
+            self.note_wait(client)
         return client, accepted_address(address) if family == socket.AF_INET6 else address, environ
 
     def environ_at(self, server: tuple[str, str]) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class SyncWorker(GatewayWorker):
         self._parting = Parting(self._epoll, min(LINGER, timeout * _SHARE) if timeout else LINGER)
         self._budget = settings.write_timeout
         self._slack = Slack(settings.response_buffer, settings.response_spool)
+        # Made once, not for each request.
+        self._phase = self.row.phase
+        self._extend = self._give_time
+        self._vouched = timeout  # seconds; 0.0: for no time
+        self._serving: SocketTransport | None = None
         patience = {
             _FRESH: settings.head_timeout,
             _HEAD: settings.head_timeout,
@@ -166,7 +171,7 @@ class SyncWorker(GatewayWorker):
 
     def _serve(self, client: socket.SocketType, address: Any, environ: dict[str, Any]) -> bool:
         """Have a client that has come answered, or wait for it; whether it stays open, and is somebody else's to close."""
-        transport = SocketTransport(client, patience=self._budget, phase=self.row.phase, slack=self._slack)
+        transport = SocketTransport(client, self._budget, self._phase, self._slack)
         connection, self._spare = self._spare or self.connection(), None
         waited = self._wait_of(client, transport) if self.wants_waits else UNKNOWN
         request = None
@@ -219,11 +224,11 @@ class SyncWorker(GatewayWorker):
         Raises:
             Refusal: the application does not get it.
         """
-        host = host_of(address)
-        told = self.fronts.judge(request, host, waited, trusted=self.fronts.trusts(host))
-        started = time.monotonic()
-        self.row.begin(request.method, request.target, client_name(address))
-        if timeout := self.settings.timeout:
+        fronts = self.fronts
+        host = address[0] if isinstance(address, tuple) else ""  # `host_of`
+        told = fronts.judge(request, host, waited, trusted=fronts.trusts(host))
+        started = self.row.begin(request.method, request.target, client_name(address)) / 1e9
+        if timeout := self._vouched:
             self.row.beat(started + timeout)
             transport.last = started + timeout * _SHARE
         environ = self.environ(environ, connection, request, told)
@@ -232,13 +237,15 @@ class SyncWorker(GatewayWorker):
             request = self.introduce(environ, connection, request, told)
         cpu = self.prepare_access(request, environ, waited, told) if self.access_prepares else 0
         exchange = self.exchange_class(request, connection, transport, self.log, persistent=False)
-        environ["arbiter.extend_deadline"] = partial(self._give_time, transport)
+        environ["arbiter.extend_deadline"] = self._extend
+        self._serving = transport
         if not self._seconds:
             exchange.run(self.app, environ)
         elif not self._limit.run(self._seconds, partial(exchange.run, self.app, environ)):
             exchange.reset = True
         late = transport.late
         took = self.row.end(exchange.status, transport.sent + late)
+        self._serving = None
         stays = False
         if exchange.reset:
             transport.reset()
@@ -249,7 +256,10 @@ class SyncWorker(GatewayWorker):
         elif not request.length and not connection.variables:
             self._spare = connection
         if not stays:
-            transport.close()
+            if self._opens or late:
+                transport.close()
+            else:
+                client.close()  # the same, without TLS and if nothing was put aside
         if self._quota:
             self.count_request()
         if self.access_log:
@@ -403,13 +413,14 @@ class SyncWorker(GatewayWorker):
         waited = queue_wait(client)
         return waited if waited < 0 or transport.unread else 0.0
 
-    def _give_time(self, transport: SocketTransport, seconds: float) -> None:
+    def _give_time(self, seconds: float) -> None:
         """``arbiter.extend_deadline``: so many seconds from now on for the request, by all that would end it."""
         self._limit.extend(seconds)
         if self.settings.timeout:
             until = max(self.row.deadline(), time.monotonic() + seconds)
             self.row.beat(until)
-            transport.last = max(transport.last, until - self.settings.timeout * (1 - _SHARE))
+            if transport := self._serving:
+                transport.last = max(transport.last, until - self.settings.timeout * (1 - _SHARE))
 
     def _cancelled(self, stack: str) -> None:
         self.tell_cancelled(self.row.describe(time.monotonic()), stack)

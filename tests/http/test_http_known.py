@@ -205,7 +205,7 @@ def test_a_response_head_is_alike_the_first_and_the_next_time(monkeypatch: pytes
         ]
 
     first, again = heads(), heads()
-    kept = dict(response._stamp.heads())
+    kept = dict(response._stamp.known)
     now += 1
     later = heads()
 
@@ -214,7 +214,7 @@ def test_a_response_head_is_alike_the_first_and_the_next_time(monkeypatch: pytes
     assert not any(b"Set-Cookie" in head.data for head in kept.values())
     assert [head.data.replace(b":20 GMT", b":21 GMT") for head in first] == [head.data for head in later]
     monkeypatch.setattr(response, "_HEADS_KEPT", 0)
-    response._stamp.heads().clear()
+    response._stamp.known.clear()
     assert later == heads()
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from arbiter.workers.contract import Interrupted
 from arbiter.workers.copies import leave, this
 from arbiter.workers.interfaces.transport import Disconnected, TooSlow
-from arbiter.workers.interfaces.wsgi_environ import add_request
+from arbiter.workers.interfaces.wsgi_environ import WHOLE, add_request
 from arbiter.workers.interfaces.wsgi_file import FileWrapper
 from arbiter.workers.interfaces.wsgi_input import MalformedBodyError, open_input
-from arbiter.workers.protocols.policy import BadResponseError, Refusal, check_fields, check_status
+from arbiter.workers.protocols.policy import BadResponseError, Refusal, check_fields, check_response
 from arbiter.workers.protocols.response import EARLY_HINTS, LAST_CHUNK, Framing, build, refuse
 
 if TYPE_CHECKING:
@@ -112,7 +112,10 @@ class Exchange:
             body: io.IOBase = io.BytesIO()
             if request.length:
                 body, self._body = open_input(request, self._connection, self._transport)
-            add_request(environ, request, body)
+            if environ.get("wsgi.input") is WHOLE:
+                environ["wsgi.input"] = body
+            else:
+                add_request(environ, request, body)
             environ["wsgi.early_hints"] = self.send_early_hints
             result = app(environ, self.start_response)
             if this.is_copy:
@@ -182,8 +185,7 @@ class Exchange:
                 exc_info = None  # or this frame and its traceback would hold each other
         elif self._status_line:
             raise RuntimeError("start_response() was called twice without exc_info (PEP 3333)")
-        self._fields = check_fields(headers)
-        self.status, self._status_line = check_status(status)
+        self.status, self._status_line, self._fields = check_response(status, headers)
         self.headers = headers
         return self._write
 
@@ -218,12 +220,8 @@ class Exchange:
 
     def _open(self, known: int) -> bytes:
         """The response's head, to be sent at once; `known`: see `response.build`."""
-        if not self._status_line:
-            raise RuntimeError("the application gave a body without calling start_response() (PEP 3333)")
-        if self._body is not None:
-            if self._body.failure is not None:
-                raise self._body.failure  # swallowed by the application, which knows a part of the body only
-            self._body.answered()
+        if not self._status_line or self._body is not None:
+            self._end_input()
         head = self._head(known)
         if known >= 0 and head.framing is _LENGTH and known != head.length:
             raise BadResponseError(f"the Content-Length is {head.length}, the body has {known} bytes")
@@ -232,6 +230,15 @@ class Exchange:
         self.persistent = head.persistent
         self._begun = True
         return head.data
+
+    def _end_input(self) -> None:
+        """Before the head: there has to be one, and what the application was given of a body has to have been sound."""
+        if not self._status_line:
+            raise RuntimeError("the application gave a body without calling start_response() (PEP 3333)")
+        if self._body is not None:
+            if self._body.failure is not None:
+                raise self._body.failure  # swallowed by the application, which knows a part of the body only
+            self._body.answered()
 
     def _head(self, known: int) -> Head:
         """The head of HTTP/1; for another wire, whatever its transport takes for a head."""
@@ -298,7 +305,8 @@ class Exchange:
             send(piece)  # alone it is not copied
             self.sent += len(piece)
             return
-        send = self._transport.send if self.persistent else self._sender()
+        transport = self._transport  # and what `_sender` says, without asking it
+        send = transport.send if self.persistent or self._left or self._framing is _CLOSE else transport.send_last
         if len(piece) <= _SMALL_PIECE:
             send(head + piece)
         else:

@@ -98,13 +98,13 @@ class ListenerEnviron(dict[str, Any]):
         """
         made: dict[str, Any] | None = request.of_head.get(self._name)
         if made is None:
-            made = {**self, **_of_head(request, self["SCRIPT_NAME"]), "wsgi.input": _WHOLE}
+            made = {**self, **_of_head(request, self["SCRIPT_NAME"]), "wsgi.input": WHOLE}
             request.of_head[self._name] = made
         return made.copy()
 
 
 _numbers = itertools.count()
-_WHOLE: Final = object()
+WHOLE: Final = object()
 """In the place of ``wsgi.input`` until that is known."""
 
 
@@ -156,7 +156,7 @@ def add_variables(environ: dict[str, Any], variables: Mapping[str, str]) -> None
 
 def add_request(environ: dict[str, Any], request: Request, body: object) -> None:
     """Add `request` to a copy that nobody else has, or to what `ListenerEnviron.of` gave; `body` becomes ``wsgi.input``."""
-    if environ.get("wsgi.input") is not _WHOLE:
+    if environ.get("wsgi.input") is not WHOLE:
         prefix: str = environ["SCRIPT_NAME"]
         made = request.of_head.get(_WSGI + prefix)
         if made is None:

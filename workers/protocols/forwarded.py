@@ -41,8 +41,9 @@ _V6_NODE: Final = re.compile(r"\[([^\]]+)\](?::(\d{1,5}))?")
 _V4_NODE: Final = re.compile(r"([\d.]+)(?::(\d{1,5}))?")
 # No "//" first, which would be another host to a browser, and no dots to climb with.
 _PREFIX_FORM: Final = re.compile(rb"/(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[\x21-\x7e]*")
-_TRUSTED: Final = "forwarded"
-_OTHERS: Final = "forwarded by others"
+TRUSTED: Final = "forwarded"
+OTHERS: Final = "forwarded by others"
+"""Under which `Request.of_fields` has what `Forwarding.read` has said of requests with these fields."""
 _START_FORM: Final = re.compile(rb"(?:t=)?(\d{1,19})(?:\.(\d{1,9}))?")
 
 
@@ -106,7 +107,7 @@ def shown(request: Request) -> list[tuple[bytes, bytes]]:
 class Forwarding:
     """The rules of one worker."""
 
-    __slots__ = ("_facts", "_keys", "_map", "_schemes", "_trust", "_wanted")
+    __slots__ = ("_facts", "_keys", "_map", "_schemes", "_trust", "_wanted", "trusts")
 
     def __init__(
         self,
@@ -127,6 +128,8 @@ class Forwarding:
             header_map: what becomes of other names with underscores: ``drop``, ``refuse`` or ``dangerous``.
         """
         self._trust = trust
+        self.trusts = trust.covers
+        """Whether a peer is believed; to be asked once for a connection. ``""`` is a unix socket's."""
         self._facts = frozenset(facts)
         self._schemes = {name.lower().replace("_", "-").encode(): value.encode("latin-1") for name, value in scheme_headers}
         self._keys = frozenset(name.upper().encode() for name in forwarder_headers)
@@ -137,14 +140,10 @@ class Forwarding:
             wanted.add(_FORWARDED)
         self._wanted = frozenset({*wanted, *self._schemes, *_STARTS, *(key.lower() for key in self._keys)})
 
-    def trusts(self, host: str) -> bool:
-        """Whether a peer is believed; to be asked once for a connection. ``""`` is a unix socket's."""
-        return self._trust.covers(host)
-
     @staticmethod
     def name(*, trusted: bool) -> str:
-        """Under which `Request.of_fields` has what `read` has said of requests with these fields."""
-        return _TRUSTED if trusted else _OTHERS
+        """`TRUSTED` or `OTHERS`."""
+        return TRUSTED if trusted else OTHERS
 
     def read(self, request: Request, *, trusted: bool) -> Told | None:
         """What proxies say of `request`; None: nothing, as it mostly is.
@@ -154,7 +153,7 @@ class Forwarding:
         """
         if not trusted and self._map == "drop":
             return None
-        key = self.name(trusted=trusted)
+        key = TRUSTED if trusted else OTHERS
         made = request.of_fields
         if key not in made:
             made[key] = self._read(request.fields, trusted=trusted)

@@ -402,6 +402,24 @@ def check_fields(headers: Iterable[tuple[str, str]]) -> Fields:
     return known or _check(key, _TEXT, kept=len(key) <= _SECTION_FIELDS)
 
 
+def check_response(status: str, headers: Iterable[tuple[str, str]]) -> tuple[int, bytes, Fields]:
+    """`check_status` and `check_fields` in one, for there is one of them in each response.
+
+    Raises:
+        BadResponseError, TypeError: see there.
+    """
+    key = tuple(headers)
+    try:
+        fields = _sections.get(key)
+    except TypeError:  # pairs that are lists
+        fields = None
+    if fields is None:
+        fields = check_fields(key)
+    known = _statuses.get(status)
+    code, line = known or check_status(status)
+    return code, line, fields
+
+
 def check_byte_fields(headers: Iterable[Iterable[bytes]]) -> Fields:
     """The response fields of an ASGI application, checked: `check_fields` for names and values that are bytes.
 
