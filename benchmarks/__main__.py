@@ -12,7 +12,6 @@ import argparse
 import datetime as dt
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,7 +74,7 @@ def main() -> int:
         for number, chosen in enumerate(rounds):
             round_of(run, turned(chosen, number), cores, options.seconds, number)
             save(run, options.output)  # after each round: a run that is stopped has what it has
-        measure_logs(run, log_cost.pairs(cells), cores, log_cost.TURNS * options.rounds)
+        measure_logs(run, log_cost.logging(cells), cores, log_cost.TURNS * options.rounds)
         save(run, options.output)
     except KeyboardInterrupt:
         save(run, options.output)
@@ -107,16 +106,19 @@ def round_of(run: Run, cells: list[tuple[Server, Workload]], cores: Cores, secon
         )
 
 
-def measure_logs(run: Run, pairs: list[tuple[Server, Server, Workload]], cores: Cores, turns: int) -> None:
-    """Measure what an access log costs each of these."""
-    for plain, logging, workload in pairs:
-        name = f"{plain.name} / {workload.name}"
-        try:
-            run.log_costs[name] = log_cost.differences(plain, logging, workload, cores.server, turns)
-        except CannotMeasureError as error:
-            skip(run, f"{workload.name} / {logging.name}, in turns", str(error))
-            continue
-        print(f"access log  {name:32}{statistics.median(run.log_costs[name]):+9.1f} us", flush=True)
+def measure_logs(run: Run, cells: list[tuple[Server, Workload]], cores: Cores, turns: int) -> None:
+    """Measure what an access log costs each of these; the turns are interleaved as rounds are."""
+    for turn in range(turns):
+        for server, workload in turned(cells, turn):
+            name = f"{server.name.removesuffix(log_cost.SUFFIX)} / {workload.name}"
+            try:
+                run.log_costs.setdefault(name, []).extend(log_cost.measure(server, workload, cores.server))
+            except CannotMeasureError as error:
+                skip(run, f"{workload.name} / {server.name}, off and on", str(error))
+    run.log_costs = {name: values for name, values in run.log_costs.items() if values}
+    for name, values in run.log_costs.items():
+        found = log_cost.cost(values)
+        print(f"access log  {name:32}{found.median:+9.1f} us  {found.low:+.1f} to {found.high:+.1f}", flush=True)
 
 
 def in_round(cells: list[tuple[Server, Workload]], number: int) -> list[tuple[Server, Workload]]:

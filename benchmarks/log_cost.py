@@ -1,82 +1,105 @@
-"""What a line of the access log costs: a server with it and one without, under load in turns.
+"""What a line of the access log costs: a server that switches its log off and on by itself, under load.
 
-Two figures from two moments can't show 3 us of 50: what the machine does meanwhile is more. Here both servers run at once and
-have the load by turns, a second each, and each pair of neighbouring seconds gives one difference.
+Of two servers with the same command line one is up to 5 % slower than the other for as long as they live, and what else a
+machine does changes from second to second: neither shows 3 us of 50. So `apps/logged.py` compares slices of 15 ms of one
+process, in groups of four: off, on, on, off. Each group gives one difference, and a second of load a dozen or more of them.
+The server is started several times, for what is particular to one process may be so to its log, too.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
+import math
 import statistics
 import subprocess
 import tempfile
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from benchmarks import procfs
-from benchmarks.load import generate, warm_up
-from benchmarks.measure import WARM, CannotMeasureError, check, running
-from benchmarks.servers import BY_NAME, Server
+from benchmarks.load import GRACE, generate
+from benchmarks.measure import CannotMeasureError, check, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from benchmarks.servers import Server
     from benchmarks.workloads import Workload
 
 SUFFIX: Final = "-log"
-SECONDS: Final = 1
-"""Of load for either server, in turns: the shortest that wrk knows."""
-TURNS: Final = 3
-"""For each round of the other measurements."""
+SECONDS: Final = 2
+"""Of load for each start."""
+TURNS: Final = 2
+"""Starts for each round of the other measurements."""
+_WARM: Final = 8
+"""Slices at the beginning that are not counted: 2,400 requests."""
+_GROUP: Final = 4
+"""Slices that make one difference."""
+_SURE: Final = 1.96
+"""Standard deviations of a normal distribution between which 95 % of it are."""
 
 
-def pairs(cells: Iterable[tuple[Server, Workload]]) -> list[tuple[Server, Server, Workload]]:
-    """Those of Arbiter's servers that are to be measured both without and with an access log, and under what load."""
-    chosen = {(server.name, workload.name) for server, workload in cells}
+def logging(cells: Iterable[tuple[Server, Workload]]) -> list[tuple[Server, Workload]]:
+    """Those of Arbiter's servers that log, and under what load."""
+    return [(server, workload) for server, workload in cells if server.ours and server.name.endswith(SUFFIX)]
+
+
+def measure(server: Server, workload: Workload, core: int) -> list[float]:
+    """Microseconds of processor time per request that the server needs more when it logs, once for each group of slices.
+
+    Raises:
+        CannotMeasureError: it did not start, or does not answer as it must.
+    """
+    workload = replace(workload, app="logged")
+    with (
+        tempfile.TemporaryDirectory(prefix="arbiter-bench-") as folder,
+        running(server, workload, folder, core) as (_, port),
+    ):
+        check(workload, port)
+        try:
+            generate(workload, port, SECONDS, 0)
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=GRACE)) as connection:
+                connection.request("GET", "/slices")
+                found = json.load(connection.getresponse())
+        except (OSError, http.client.HTTPException, RuntimeError, subprocess.SubprocessError) as error:
+            raise CannotMeasureError(f"the load failed: {error}") from error
+    return differences(found["nanoseconds"], found["requests"])
+
+
+def differences(slices: Sequence[int], requests: int) -> list[float]:
+    """Microseconds per request that a log costs, of each whole group: of slices in nanoseconds, off, on, on, off, off, on..."""
     return [
-        (server, BY_NAME[server.name + SUFFIX], workload)
-        for server, workload in cells
-        if server.ours and (server.name + SUFFIX, workload.name) in chosen
+        (on + on_still - off - off_again) / 2e3 / requests
+        for off, on, on_still, off_again in (
+            slices[start : start + _GROUP] for start in range(_WARM, len(slices) - _GROUP + 1, _GROUP)
+        )
     ]
 
 
-def differences(plain: Server, logging: Server, workload: Workload, core: int, turns: int) -> list[float]:
-    """Microseconds of processor time per request that the second server needs more than the first, once for each turn.
+class Cost(NamedTuple):
+    """What many differences say."""
 
-    Raises:
-        CannotMeasureError: one of them did not start, or does not answer as it must.
-    """
-    with ExitStack() as stack:
-        found = []
-        for server in (plain, logging):
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arbiter-bench-"))
-            pid, port = stack.enter_context(running(server, workload, folder, core))
-            check(workload, port)
-            found.append((pid, port))
-        try:
-            for _, port in found:
-                warm_up(workload, port, WARM, 0)
-            costs = []
-            for turn in range(turns):
-                order = (0, 1) if turn % 2 else (1, 0)
-                spent = {which: _spent(workload, *found[which]) for which in order}
-                costs.append(spent[1] - spent[0])
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            raise CannotMeasureError(f"the load failed: {error}") from error
-    return costs
+    median: float
+    low: float
+    high: float
+    """Between these is the median of all that could be measured so, in 95 of 100 cases."""
 
 
-def _spent(workload: Workload, pid: int, port: int) -> float:
-    before = procfs.exact_seconds(pid)
-    load = generate(workload, port, SECONDS, 0)
-    if not load.requests:
-        raise RuntimeError("no request was answered")
-    return (procfs.exact_seconds(pid) - before) * 1e6 / load.requests
+def cost(values: Sequence[float]) -> Cost:
+    """Of differences, of which there is at least one. The interval is by ranks, which ask nothing of how they are spread."""
+    ordered = sorted(values)
+    count = len(ordered)
+    reach = _SURE * math.sqrt(count) / 2
+    low = max(0, math.floor(count / 2 - reach))
+    high = min(count - 1, math.ceil(count / 2 + reach))
+    return Cost(statistics.median(ordered), ordered[low], ordered[high])
 
 
 def lines(costs: dict[str, list[float]]) -> list[list[str]]:
-    """The head of a table, and a line for each pair: the median, and between what half of all differences are."""
-    rows = [["server / workload", "us", "half of them", "turns"]]
+    """The head of a table, and a line for each server and workload."""
+    rows = [["server / workload", "us", "95 % sure", "differences"]]
     for name, values in costs.items():
-        low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-        rows.append([name, f"{statistics.median(values):+.1f}", f"{low:+.1f} to {high:+.1f}", str(len(values))])
+        median, low, high = cost(values)
+        rows.append([name, f"{median:+.1f}", f"{low:+.1f} to {high:+.1f}", str(len(values))])
     return rows

@@ -18,8 +18,9 @@ FIGURES: Final = "figures"
 BEGIN: Final = "<!-- made by python -m benchmarks.report: do not edit -->"
 END: Final = "<!-- end of what is made -->"
 LOG_COSTS: Final = (
-    "CPU microseconds per request that the server needs more with an access log in its default format, to a file, than the same"
-    " server without, both under load in turns of a second: the median, and where half of the differences are."
+    "CPU microseconds per request that a server needs more when it writes an access log in its default format to a file: the"
+    " same process switches its log off and on every 300 requests. The median of all differences, and what it lies between for"
+    " 95 % sure."
 )
 
 

@@ -91,6 +91,8 @@ class GatewayWorker(Worker):
         log = self.access_log
         self.access_prepares = log is not None and (log.wants_id or log.wants_queue or log.wants_cpu)
         """Whether the access log needs anything before a request runs."""
+        self.access_measures = log is not None and log.wants_seconds
+        """Whether it asks how long requests take."""
         self.wants_waits = bool(self.fronts.queue_timeout or (self.access_log and self.access_log.wants_queue))
         """Whether somebody asks how long requests have waited."""
         self._ids = Ids()

@@ -611,7 +611,7 @@ class ThreadedWorker(GatewayWorker):
     def _answer(self, seat: _Seat, client: Client, request: Request, told: Told | None) -> None:
         """Run the application, and leave the client to whatever comes next."""
         row = seat.row
-        started = monotonic() if self.access_log else 0.0
+        started = monotonic() if self.access_measures else 0.0
         row.begin(request.method, request.target, client.name)
         client.begin(seat.phase, seat.gatherer, seat.io_bound)
         environ = self.environ(client.environ, client.http, request, told)
