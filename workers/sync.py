@@ -129,6 +129,8 @@ class SyncWorker(GatewayWorker):
             self.poll(min(_QUIET, self._patience() or 0.0))
             self._look_after_the_waiting()
             self._parting.sweep()
+            if self.access_log:
+                self.access_log.write_behind(0.0)
         self.flush_access()
         self._parting.finish(self.vouch)
 
