@@ -99,8 +99,8 @@ class TlsSocket:
                 raise PlainHttpError(errno.EPROTO, "it speaks plain HTTP")
         self._in.write(data)
 
-    def recv(self, _size: int, _flags: int = 0) -> bytes:
-        """All that has come; ``b""`` when the client has closed.
+    def recv(self, size: int, _flags: int = 0) -> bytes:
+        """What has come in about `size` bytes; ``b""`` when the client has closed.
 
         Raises:
             BlockingIOError: nothing is here.
@@ -118,7 +118,7 @@ class TlsSocket:
                     self.flush()
                 if pieces:
                     break
-                data = self._socket.recv(_BLOCK, socket.MSG_DONTWAIT)
+                data = self._socket.recv(size, socket.MSG_DONTWAIT)
                 if not data:
                     self._aborted = True
                     if self._is_ragged_fine:
