@@ -503,8 +503,14 @@ class Row:
         """Say what the worker does now. Worker side."""
         self._words[1] = doing
 
-    def begin(self, method: bytes, target: bytes, client: bytes = b"") -> int:
+    def begin(self, method: bytes, target: bytes, client: bytes = b"", vouched: int = 0) -> int:
         """A request of `client` (`client_name`) has been read: it goes to the application now. Worker side.
+
+        Args:
+            method: of the request, as the target.
+            target: its beginning will do.
+            client: who asks.
+            vouched: nanoseconds for which the worker vouches for itself from now on; 0: as long as it has said before.
 
         Returns:
             Now, in monotonic nanoseconds.
@@ -517,6 +523,8 @@ class Row:
         words[0] = sequence + 1
         words[1] = 3
         words[3] = now
+        if vouched:
+            words[2] = now + vouched
         _put_text(self._bytes, _TEXT_AT, min(size, TEXT_SIZE), text)  # cuts the text
         words[0] = sequence + 2
         return now

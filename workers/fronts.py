@@ -100,7 +100,7 @@ class Fronts:
             return ProxyReader(self._header_version)
         return None
 
-    def judge(self, request: Request, host: str, waited: float, *, trusted: bool) -> Told | None:
+    def judge(self, request: Request, host: str, waited: float, trusted: bool) -> Told | None:
         """What proxies say of a request that the application is about to get; None: nothing.
 
         Args:

@@ -22,7 +22,6 @@ from arbiter.workers.interfaces.watched import watched
 from arbiter.workers.interfaces.wsgi import Exchange
 from arbiter.workers.interfaces.wsgi_environ import (
     ErrorStream,
-    ListenerEnviron,
     add_told,
     add_variables,
     listener_environ,
@@ -126,12 +125,6 @@ class GatewayWorker(Worker):
         if server not in self._environs:
             self._environs[server] = listener_environ(self._worker_environ, server)
         return self._environs[server]
-
-    def environ(self, listener: dict[str, Any], http: Connection, request: Request, told: Told | None) -> dict[str, Any]:
-        """A request's own environ, without its peer; then `introduce` adds what front ends and proxies say, if they do."""
-        if told is None and not http.variables and type(listener) is ListenerEnviron:
-            return listener.of(request)
-        return listener.copy()
 
     def introduce(self, environ: dict[str, Any], http: Connection, request: Request, told: Told | None) -> Request:
         """Add what front ends and proxies say to an environ; the request to be served."""

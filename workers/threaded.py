@@ -37,6 +37,7 @@ from arbiter.workers.gateway import LINGER, GatewayWorker, allow_connections
 from arbiter.workers.gathering import Gatherer, Sender
 from arbiter.workers.handoff import AT_ONCE, Handoff, can_move
 from arbiter.workers.http2_offer import Http2MissingError, can_offer_http2
+from arbiter.workers.interfaces.wsgi_environ import ListenerEnviron
 from arbiter.workers.poller import READ, WAIT, WRITE, Poller
 from arbiter.workers.protocols.policy import Refusal
 from arbiter.workers.protocols.response import CONTINUE, refuse
@@ -574,7 +575,7 @@ class ThreadedWorker(GatewayWorker):
             if is_first and request.upgrade == b"h2c" and not request.length:
                 self._hand_over(client, data)
                 return
-            told = self.fronts.judge(request, client.host, client.waited, trusted=client.is_trusted)
+            told = self.fronts.judge(request, client.host, client.waited, client.is_trusted)
         except Refusal as refusal:
             self._sending.discard(seat)
             self._refuse(seat, client, refusal)
@@ -614,17 +615,20 @@ class ThreadedWorker(GatewayWorker):
         started = monotonic() if self.access_measures else 0.0
         row.begin(request.method, request.target, client.name)
         client.begin(seat.phase, seat.gatherer, seat.io_bound)
-        environ = self.environ(client.environ, client.http, request, told)
+        environ = client.environ
+        is_introduced = told is not None or client.http.variables
+        environ = environ.of(request) if not is_introduced and isinstance(environ, ListenerEnviron) else environ.copy()
         environ["REMOTE_ADDR"] = client.host
         if client.port:
             environ["REMOTE_PORT"] = client.port
-        request = self.introduce(environ, client.http, request, told)
+        if is_introduced:
+            request = self.introduce(environ, client.http, request, told)
         environ["arbiter.extend_deadline"] = seat.limit.extend
         environ["arbiter.io_bound"] = seat.io_bound
         cpu = self.prepare_access(request, environ, client.waited, told) if self.access_prepares else 0
         client.waited = UNKNOWN
         persistent = self._keepalive > 0 and not self.retiring
-        exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent=persistent)
+        exchange = seat.exchange = self.exchange_class(request, client.http, client, self.log, persistent)
         if not self._limit:
             exchange.run(self.app, environ)
         elif not seat.limit.run(self._limit, partial(exchange.run, self.app, environ)):

@@ -76,7 +76,7 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, request: Request, connection: Connection, transport: Transport, log: Log, *, persistent: bool) -> None:
+    def __init__(self, request: Request, connection: Connection, transport: Transport, log: Log, persistent: bool) -> None:
         """`persistent`: the worker would keep the connection open after this."""
         self.request = request
         self._connection = connection
@@ -243,7 +243,7 @@ class Exchange:
     def _head(self, known: int) -> Head:
         """The head of HTTP/1; for another wire, whatever its transport takes for a head."""
         persistent = self.persistent and not self._parting
-        return build(self.request, self.status, self._status_line, self._fields, known=known, persistent=persistent)
+        return build(self.request, self.status, self._status_line, self._fields, known, persistent)
 
     def _send_whole(self, body: bytes) -> None:
         """Send a body of which nothing else will come, in one piece with the head."""

@@ -92,7 +92,7 @@ _SERVER: Final = f"Server: {SOFTWARE}\r\n".encode()
 _stamp: Final = _Stamp()
 
 
-def build(request: Request, code: int, status_line: bytes, fields: Fields, *, known: int = -1, persistent: bool = True) -> Head:
+def build(request: Request, code: int, status_line: bytes, fields: Fields, known: int = -1, persistent: bool = True) -> Head:
     """The head of the final response to `request`.
 
     Args:
