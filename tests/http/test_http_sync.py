@@ -58,10 +58,10 @@ def connected(server: Server, data: bytes = b"") -> Iterator[socket.socket]:
 
 
 def everything(client: socket.socket) -> bytes:
-    data = b""
+    data = bytearray()
     while piece := client.recv(65536):
         data += piece
-    return data
+    return bytes(data)
 
 
 def ask(server: Server, data: bytes = GET) -> Response:
