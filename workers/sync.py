@@ -52,10 +52,10 @@ than that, or one request."""
 _MOMENT: Final = 0.001
 """Seconds to wait for the first bytes of who has just connected. A client on this machine sends 10 to 20 us later, and to put
 it aside costs as much as half a small request."""
-_HOPES: Final = 20.0
-"""Waits for a moment that may be in vain, one after the other; ten that are not give one back."""
-_DOUBT: Final = 0.05
-"""Seconds from one such wait to the next when there is no hope: who connects and is silent costs the others 2 % of the time."""
+_VAIN: Final = 0.05
+"""Of all time, what may be spent on such waits in vain: who connects and is silent costs the others no more."""
+_BURST: Final = 0.05
+"""Seconds of it that may be saved: a client that shares a busy processor is late for some milliseconds, and then in time."""
 _QUIET: Final = 0.3
 """Seconds that a client may take to begin before a worker that retires leaves it: it may be sending."""
 
@@ -92,8 +92,9 @@ class SyncWorker(GatewayWorker):
         self._waiting = Waiting(self._epoll, settings.worker_connections, self.fronts.per_address, patience)
         self._ready: list[Guest] = []
         """From whom something has come, or who reads again."""
-        self._hope = _HOPES
-        self._hoped_at = 0.0  # monotonic seconds: the last wait for a moment that was in vain
+        self._credit = _BURST
+        self._credit_at = 0.0
+        """Seconds that may be waited in vain for who has just connected, and when they were that: monotonic seconds."""
         self._opens = self._tls is not None or settings.proxy_protocol != "off"
         """Something comes before HTTP, at least on some connections."""
 
@@ -203,14 +204,11 @@ class SyncWorker(GatewayWorker):
     def _comes_at_once(self, transport: SocketTransport) -> bool:
         """Whether a client that has just connected sends within a `_MOMENT`, if that is to be hoped for."""
         now = time.monotonic()
-        if self._hope < 1 and now < self._hoped_at + _DOUBT:
-            return False
-        if transport.has_more(now + _MOMENT):
-            self._hope = min(self._hope + 0.1, _HOPES)
-            return True
-        self._hope = max(self._hope - 1, 0.0)
-        self._hoped_at = now
-        return False
+        credit = min(_BURST, self._credit + (now - self._credit_at) * _VAIN)
+        comes = credit >= _MOMENT and transport.has_more(now + _MOMENT)
+        self._credit = credit if comes or credit < _MOMENT else credit - _MOMENT
+        self._credit_at = now
+        return comes
 
     def _answer(
         self,
