@@ -249,8 +249,8 @@ class Settings:
         flags=("--io-threads",),
         doc="Threads more for requests that only wait. In a threaded worker a request that calls "
         '`environ["arbiter.io_bound"]()`, or whose client keeps it waiting, does not count as one of `threads`; at most so '
-        "many do. Where more clients keep threads waiting, and others need one, who has moved nothing for 1 s, or less than "
-        "16 KiB in 5 s, loses its connection.",
+        "many do. Where more clients keep threads waiting, and others need one, who has read nothing for 1 s, or moved less "
+        "than 16 KiB in 5 s, loses its connection.",
     )
     worker_connections: int = setting(
         kinds.Whole(1, example=1000),

@@ -11,6 +11,7 @@ Only the owner calls its methods and writes its attributes, but for `yields_from
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import sys
 import termios
@@ -39,7 +40,8 @@ _HELD: Final = 0.02
 _SLICE: Final = 0.1
 """Seconds from one look of a thread that waits for its client, whether it still must, to the next."""
 _STILL: Final = 1.0
-"""Seconds without a byte after which a client that holds a thread, or disk, may have to make room for those who wait."""
+"""Seconds without a byte after which a client that holds a thread, or disk, by not reading may have to make room for those who
+wait. Who sends a body has `SLOW_BODY`, always: uploads come over lines that stall for longer."""
 
 
 class Stage(Enum):
@@ -69,6 +71,7 @@ class Client(SocketTransport):
     __slots__ = (
         "_client",
         "_gatherer",
+        "_is_sending",
         "_relieve",
         "_seen",
         "_seen_at",
@@ -150,6 +153,7 @@ class Client(SocketTransport):
         """Another thread has taken the place of the one that serves it."""
         self.yields = False
         """It has to make room."""
+        self._is_sending = False  # what the thread waits for is its body
         self._relieve: Callable[[], bool] = _no_thread
         self._seen: int | None = None  # bytes that it had sent and taken at `_seen_at`, since when it has moved none
         self._seen_at = self._stride_at = 0.0
@@ -239,7 +243,8 @@ class Client(SocketTransport):
             self._stride, self._stride_at = moved, now
         if moved != self._seen:
             self._seen, self._seen_at = moved, now
-        return min(self._seen_at + _STILL, self._stride_at + SLOW_BODY)
+        slow = self._stride_at + SLOW_BODY
+        return slow if self.holds and self._is_sending else min(slow, self._seen_at + _STILL)
 
     def _poll(self, event: int, seconds: float) -> bool:
         """Whether it is worth while to try again: the client is ready, or there may be disk by now.
@@ -254,6 +259,7 @@ class Client(SocketTransport):
         if self.yields:
             self.holds = False
             raise TooSlow("the client moved too little, and others waited for a thread")
+        self._is_sending = event == select.POLLIN
         self.is_relieved = self.is_relieved or self._relieve()
         self.holds = seconds > slice
         return self.holds

@@ -381,6 +381,9 @@ class ThreadedWorker(GatewayWorker):
         """A client's time is over."""
         if client.stage is _HEAD:
             self._refuse(seat, client, Refusal(408, "The request's head did not arrive in time."))
+        elif client.stage is _BODY and client.armed == WAIT:
+            client.deadline = monotonic() + self._patience[_BODY]  # it is not the client who keeps us waiting
+            self._poller.release(client, WAIT)
         elif client.stage is _BODY:
             self._refuse(seat, client, Refusal(408, "The request's body did not arrive in time."))
         else:
