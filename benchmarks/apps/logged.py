@@ -54,7 +54,7 @@ def _loggers() -> Iterator[tuple[Any, Any]]:
 
 
 def _slices() -> bytes:
-    found = json.dumps({"requests": SLICE, "nanoseconds": [after - before for before, after in itertools.pairwise(_marks)]})
+    found = json.dumps({"requests": SLICE, "slices": [after - before for before, after in itertools.pairwise(_marks)]})
     return found.encode()
 
 
