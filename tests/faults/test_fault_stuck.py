@@ -37,16 +37,23 @@ def application(environ, start_response):
     elif path == "/slow":
         time.sleep(0.1)
     server = environ["SERVER_NAME"], environ["SERVER_PORT"]
-    data = " ".join([str(os.getpid()), path, environ["REMOTE_ADDR"], environ["REMOTE_PORT"], *server]).encode()
+    ended = repr(time.monotonic())
+    data = " ".join([str(os.getpid()), path, ended, environ["REMOTE_ADDR"], environ["REMOTE_PORT"], *server]).encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(data)))])
     return [data]
 """
+
+
+QUIET = 0.3
+"""Seconds after its response for which no worker closes a connection, if it retires (`threaded._QUIET`)."""
 
 
 class Kept:
     """A connection that stays."""
 
     def __init__(self, address: tuple[str, int]) -> None:
+        self.ended = self.sent = time.monotonic()
+        """Monotonic seconds: when the application had ended the last response, by its own clock; and when the last was asked for."""
         self.socket = socket.create_connection(address, timeout=PATIENCE)
         self.replies = self.socket.makefile("rb")
         self.worker = 0
@@ -55,7 +62,10 @@ class Kept:
         self.facts = ["127.0.0.1", str(self.socket.getsockname()[1]), address[0], str(address[1])]
 
     def send(self, *paths: str) -> None:
-        self.socket.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths).encode())
+        try:
+            self.socket.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths).encode())
+        finally:
+            self.sent = time.monotonic()
 
     def reply(self) -> str:
         """The path that the next response is for.
@@ -70,8 +80,9 @@ class Kept:
         while (field := self.replies.readline().lower()) != b"\r\n":
             length = int(field.partition(b":")[2]) if field.startswith(b"content-length:") else length
             self.closes |= field == b"connection: close\r\n"
-        worker, path, *facts = self.replies.read(length).decode().split(" ")
+        worker, path, ended, *facts = self.replies.read(length).decode().split(" ")
         assert facts == self.facts
+        self.ended = float(ended)
         self.worker = int(worker)
         return path
 
@@ -236,16 +247,13 @@ class Asker(threading.Thread):
                 self._ask_on(connection)
 
     def _ask_on(self, connection: Kept) -> None:
-        answered = time.monotonic()
         while not self.enough.is_set() and not connection.closes:
-            idle = time.monotonic() - answered
             try:
                 connection.ask(self.path)
             except (OSError, AssertionError) as error:
-                if idle < 0.2:  # a worker that leaves closes who was idle for 0.3 s, as this thread may be on a loaded machine
+                if connection.sent < connection.ended + QUIET:  # else this thread was late: it is a loaded machine
                     self.failures.append(f"{type(error).__name__}: {error}")
                 return
-            answered = time.monotonic()
             self.replies += 1
             self.enough.wait(0.005)
 

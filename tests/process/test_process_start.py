@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.process
 
-QUICK = 3.0
+QUICK = 10.0
 """Seconds within which a start that can't succeed is over. The promise is one second; the machine may be busy."""
 
 
