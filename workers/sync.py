@@ -59,6 +59,9 @@ _BURST: Final = 0.05
 _QUIET: Final = 0.3
 """Seconds that a client may take to begin before a worker that retires leaves it: it may be sending."""
 
+_AWAY: Final = 0.5
+"""Seconds in a request from which on they do not count as time that the clients who are waited for have taken."""
+
 _MISTAKE: Final = "a connection failed inside Arbiter, which goes on; please report this"
 
 
@@ -112,10 +115,12 @@ class SyncWorker(GatewayWorker):
             guard_main_thread(self._limit, self._seconds, self._cancelled, self._lost)
         patience = self._patience()
         while not self.retiring:
-            for listener in self.poll(patience):
+            listeners = self.poll(patience)
+            looked = time.monotonic()
+            for listener in listeners:
                 self._take_turn(listener)
             if self._waiting:
-                self._look_after_the_waiting()
+                self._look_after_the_waiting(looked)
             self._parting.sweep()
             patience = self._patience()
             if self.access_log:
@@ -127,9 +132,10 @@ class SyncWorker(GatewayWorker):
             with suppress(OSError, ValueError):  # closed: the supervisor is gone
                 self._epoll.unregister(listener)
         while self._waiting:
-            self._turn_out(self._waiting.silent(time.monotonic() - _QUIET))
+            silent = self._waiting.silent(time.monotonic() - _QUIET)
+            self._turn_out(guest for guest in silent if not guest.transport.unread)  # it may have come during a request
             self.poll(min(_QUIET, self._patience() or 0.0))
-            self._look_after_the_waiting()
+            self._look_after_the_waiting(time.monotonic())
             self._parting.sweep()
             if self.access_log:
                 self.access_log.write_behind(0.0)
@@ -278,12 +284,19 @@ class SyncWorker(GatewayWorker):
 
     # Who is waited for ------------------------------------------------------------------------------------------------
 
-    def _look_after_the_waiting(self) -> None:
+    def _look_after_the_waiting(self, looked: float) -> None:
+        """Go on with those who were ready when somebody looked (monotonic seconds), and end the others whose time is over.
+
+        While a request was served nobody looked: what has come from the others by now is not late.
+        """
         ready, self._ready = self._ready, []
         for guest in ready:
             if guest.stage is not None:  # nobody has turned it out meanwhile
                 self._take(guest)
-        for guest in self._waiting.due(time.monotonic()):
+        now = time.monotonic()
+        if now - looked > _AWAY:
+            self._waiting.allow(now - looked)
+        for guest in self._waiting.due(now):
             self._expire(guest)
 
     def _take(self, guest: Guest) -> None:

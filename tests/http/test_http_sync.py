@@ -35,6 +35,10 @@ def application(environ, start_response):
     elif path == "/pieces":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return iter([b"x" * 300_000] * int(environ["QUERY_STRING"]))
+    elif path == "/busy":
+        open(f"held-{os.getpid()}", "w").close()
+        time.sleep(1.5)
+        body = b"busy"
     elif path == "/sleep":
         time.sleep(30)
     else:
@@ -224,6 +228,20 @@ def test_a_worker_that_retires_serves_who_has_begun_to_ask_and_leaves_who_is_sil
         assert everything(silent) == b""
         for client, rest in begun:
             client.sendall(rest)
+            assert Response(everything(client)).status == 200
+
+
+def test_what_comes_while_the_worker_serves_another_is_not_late(arbiter: Arbiter) -> None:
+    """Two are waited for; a request takes longer than `head_timeout`, and the worker is to retire after it; both send meanwhile."""
+    server = serve(arbiter, "--head-timeout", "1")
+    busy = GET.replace(b"/", b"/busy", 1)
+    with connected(server) as silent, connected(server, GET[:20]) as half, connected(server, busy) as other:
+        server.wait_held()
+        silent.sendall(GET)
+        half.sendall(GET[20:])
+        server.send(signal.SIGTERM)
+
+        for client in (other, silent, half):
             assert Response(everything(client)).status == 200
 
 
