@@ -1,8 +1,8 @@
 """What a line of the access log costs: a server that switches its log off and on by itself, under load.
 
-Of two servers with the same command line one is up to 5 % slower than the other for as long as they live, and what else a
-machine does changes from second to second: neither shows 3 us of 50. So `apps/logged.py` compares slices of 15 ms of one
-process, in groups of four: off, on, on, off. Each group gives one difference, and a second of load a dozen or more of them.
+Of two servers with the same command line one may be slower than the other for as long as they live, and what else a machine
+does changes from second to second: neither shows 3 us of 50. So `apps/logged.py` compares slices of 15 ms of one process, in
+groups of four: off, on, on, off. Each group gives one difference, and a second of load a dozen or more of them.
 The server is started several times, for what is particular to one process may be so to its log, too.
 """
 

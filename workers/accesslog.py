@@ -1,6 +1,6 @@
 """The access log: one line per request, written together with others.
 
-What a line says is the affair of `accessformat`. A line among others costs a third of one that is made alone, and a write as
+What a line says is the affair of `accessformat`. A line among others costs less than one that is made alone, and a write as
 much as some lines, so requests wait for each other, for no longer than `HELD`: a worker calls `write_behind` whenever it has
 nothing better to do than to wait.
 """
