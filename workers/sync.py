@@ -5,6 +5,8 @@ connection. Nor does it wait behind a slow one: whose request is not all here, u
 does not read its response is put aside (`waiting`), as is who has it and is still sending (`parting`). For the rest of a body,
 and where there is no `Slack` for a response, the worker waits, bounded by `write_timeout` and by its own `timeout`, of which a
 slow client gets `_SHARE` at most; so a slow client loses its connection, and only an application that hangs loses the worker.
+
+It is long for the two ways of a connection: that of nearly all, whose request is here, and that of who is waited for.
 """
 
 from __future__ import annotations
