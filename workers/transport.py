@@ -147,18 +147,6 @@ class SocketTransport:
             else:
                 raise Disconnected("the client closed the connection in the middle of its request")
 
-    def receive_before(self, deadline: float) -> bytes:
-        """Some bytes, or ``b""`` if the client has closed; for a head, whose deadline no trickle moves.
-
-        Raises:
-            TooSlow: nothing came until `deadline` (monotonic seconds).
-            Disconnected: the connection is broken.
-        """
-        while (data := self.receive_now()) is None:
-            if not self.has_more(deadline):
-                raise TooSlow("the client did not send its request's head in time")
-        return data
-
     def has_more(self, deadline: float) -> bool:
         """Wait until something has come, or the connection has ended; False: nothing until `deadline` (monotonic seconds)."""
         left = deadline - time.monotonic()
@@ -190,14 +178,7 @@ class SocketTransport:
         else:
             self._send_all([memoryview(part) for part in parts if part])
             return
-        try:  # what `_send_now` does, without a call
-            sent = self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise Disconnected(*error.args) from error
-        self.sent += sent
-        if sent < len(data):
+        if (sent := self._send_now(data, socket.MSG_DONTWAIT)) < len(data):
             self._send_all([memoryview(data)[sent:]])
 
     send_soon = send  # who has one thread only has nobody to send what the application holds up
@@ -211,18 +192,11 @@ class SocketTransport:
         The kernel holds the data back until the end is there too, a moment later: both go in one packet, and the client is
         woken once. Two packets cost 12 us of 50 more.
         """
-        if self._tls is not None or self._late or (sum(map(len, parts)) if len(parts) > 1 else len(parts[0])) > _JOINED:
+        if self._tls is not None or self._late or sum(map(len, parts)) > _JOINED:
             self.send(*parts)
             return
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        try:  # what `_send_now` does, without a call
-            sent = self._socket.send(data, _WITH_THE_END)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise Disconnected(*error.args) from error
-        self.sent += sent
-        if sent < len(data):
+        if (sent := self._send_now(data, _WITH_THE_END)) < len(data):
             self._send_all([memoryview(data)[sent:]])  # without the flag: what the client takes is not held back
             return
         try:

@@ -107,7 +107,8 @@ class Serving:
         connection = Connection(head_parser(self._parser), LIMITS)
         request = None
         while request is None:
-            connection.feed(self.transport.receive_before(time.monotonic() + PATIENCE))
+            assert self.transport.has_more(time.monotonic() + PATIENCE)
+            connection.feed(self.transport.receive_now() or b"")
             request = connection.next_request()
         environ = self._environ.copy()
         add_peer(environ, ("192.0.2.7", 4711))

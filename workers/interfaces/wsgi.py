@@ -251,7 +251,7 @@ class Exchange:
             raise TypeError(f"the application gave {type(body).__name__} as a piece of body, not bytes")
         head = self._open(len(body))
         if self._framing is _NONE:
-            self._sender()(head)
+            self._send(head, b"")
         else:
             self._left = 0
             self._send(head, body)
@@ -265,7 +265,7 @@ class Exchange:
         head = self._open(min(region.size, self._fields.length) if self._fields.length >= 0 else region.size)
         count = self._left
         if self._framing is _NONE:
-            self._sender()(head)
+            self._send(head, b"")
         elif count <= _SMALL_FILE:
             self._send_within(head, os.pread(region.fd, count, region.offset))
         else:
@@ -296,28 +296,22 @@ class Exchange:
         elif framing is _CLOSE:
             self._send(head, piece)
         elif head:
-            self._sender()(head)
+            self._send(head, b"")
 
     def _send(self, head: bytes, piece: bytes) -> None:
         """Send a piece of body, after the head if it is the first; `_left` is what is left of it then."""
+        transport = self._transport
+        if not (self.persistent or self._left or self._framing is _CLOSE):
+            send = transport.send_last  # it may be the end of the response, and is that of the connection
+        else:
+            send = transport.send if head else transport.send_soon
         if not head:
-            send = self._transport.send_soon if self.persistent else self._sender(soon=True)
             send(piece)  # alone it is not copied
-            self.sent += len(piece)
-            return
-        transport = self._transport  # and what `_sender` says, without asking it
-        send = transport.send if self.persistent or self._left or self._framing is _CLOSE else transport.send_last
-        if len(piece) <= _SMALL_PIECE:
+        elif len(piece) <= _SMALL_PIECE:
             send(head + piece)
         else:
             send(head, piece)
         self.sent += len(piece)
-
-    def _sender(self, *, soon: bool = False) -> Callable[..., None]:
-        """How to send what may be the end of the response, and of the connection."""
-        if not (self.persistent or self._left or self._framing is _CLOSE):
-            return self._transport.send_last
-        return self._transport.send_soon if soon else self._transport.send
 
     def _send_within(self, head: bytes, piece: bytes) -> None:
         """Send as much of `piece` as the Content-Length leaves room for.
