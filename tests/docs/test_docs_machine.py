@@ -119,6 +119,7 @@ def test_what_an_operator_is_told_to_do_works_as_written(machine: Machine, page:
         machine.run("echo 127.0.0.1 shop.example >> /etc/hosts")
     guide = read(DOCS / page)
     guide.check(machine.run(f"{SETTING}{ALIAS}cd /srv/shop\n{guide.script}", timeout=PATIENCE).stdout)
+    assert machine.run("systemctl show --value --property NRestarts shop").stdout == "0\n", "it has not ended by itself"
 
 
 def steps_of(dockerfile: str) -> tuple[str, str]:

@@ -38,7 +38,12 @@ for shared in sys sysrq-trigger irq bus; do
   fi
 done
 mount -t sysfs -o ro sysfs "$root/sys"
-mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
+# Of the control groups this machine has its own only. In those of all, systemd would not know whose a process is.
+mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
+for group in $GROUPS; do
+  mkdir -p "$root${group%/*}"
+  mount --bind "$group" "$root${group%/*}"
+done
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for device in null zero full random urandom tty; do
   touch "$root/dev/$device"
